@@ -1,0 +1,221 @@
+"""Executing chapters: in parallel, measured, kept one by one as they finish."""
+
+import ast
+import datetime
+import json
+import os
+import re
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import psutil
+from IPython.core.inputtransformer2 import TransformerManager
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+import mlbook
+from book.build import freshness
+from mlbook.claims import MIME as CLAIM_MIME
+from mlbook.source import DATA_MIME
+
+CELL_TIMEOUT = 1200  # seconds
+
+
+class BuildError(Exception):
+    """The book cannot be built; the message says where and why."""
+
+
+@dataclass
+class Chapter:
+    """A chapter's notebook as written, what its code printed, and the record of that execution."""
+
+    name: str
+    path: Path
+    book: nbformat.NotebookNode
+    record: dict
+
+    @property
+    def title(self) -> str:
+        return re.search(r"^# (.+)$", self.book.cells[0].source, re.MULTILINE)[1]
+
+
+def chapters(paths: list[Path], root: Path, cache: Path, say=print) -> list[Chapter]:
+    """Every chapter with outputs that are fresh: reused from `cache` where nothing changed, executed where it did.
+
+    Raises:
+        BuildError: a cell failed; the chapters that finished are kept in `cache`.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    stale = {}
+    for path in paths:
+        now = freshness.dependencies(path, root)
+        why = freshness.changes(_record(cache, path.stem), now)
+        if why:
+            stale[path] = (now, why)
+        else:
+            record = _record(cache, path.stem)
+            say(f"  {path.stem}: reused (executed {record['when']} in {record['seconds']:.0f} s)")
+    workers = max(1, min(len(stale), os.cpu_count() or 1))
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    failed: list[BuildError] = []
+
+    def work(path: Path) -> None:
+        if failed:  # one chapter has failed: start no further one, and let those under way finish
+            return
+        now, why = stale[path]
+        say(f"  {path.stem}: executing (changed: {', '.join(why)})")
+        try:
+            record = _execute(path, cache, threads, now)
+        except BuildError as error:
+            failed.append(error)
+            say(f"  {path.stem}: failed")
+        else:
+            say(f"  {path.stem}: executed in {record['seconds']:.0f} s, peak {record['peak_mb']:,.0f} MB")
+
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(work, stale))
+    if failed:
+        raise BuildError("\n\n".join(map(str, failed)))
+    return [_load(path, cache) for path in paths]
+
+
+def _record(cache: Path, name: str) -> dict | None:
+    try:
+        return json.loads((cache / f"{name}.json").read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def _load(path: Path, cache: Path) -> Chapter:
+    """The notebook as it now reads, with the outputs that its code gave."""
+    book = nbformat.read(path, as_version=4)
+    outputs = nbformat.read(cache / f"{path.stem}.ipynb", as_version=4)
+    for cell, ran in zip(freshness.code_cells(book), freshness.code_cells(outputs), strict=True):
+        cell.outputs, cell.execution_count = ran.outputs, ran.execution_count
+    return Chapter(path.stem, path, book, _record(cache, path.stem))
+
+
+def _execute(path: Path, cache: Path, threads: int, dependencies: dict) -> dict:
+    book = nbformat.read(path, as_version=4)
+    env = os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    env |= {"MLBOOK_SCALE": mlbook.scale_name(), "PYTHONHASHSEED": "0"}
+    client = NotebookClient(
+        book, timeout=CELL_TIMEOUT, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+    )
+    peak = _Peak(client)
+    start = time.perf_counter()
+    try:
+        with peak:
+            client.execute(env=env)
+    except CellExecutionError as error:
+        number, cell = next(
+            (i, c)
+            for i, c in enumerate(book.cells)
+            if c.cell_type == "code" and any(o.output_type == "error" for o in c.outputs)
+        )
+        raise BuildError(
+            f"{path.name}: cell {number} (id {cell.id}) failed.\n\n{cell.source}\n\n{_plain(error.traceback)}"
+        ) from None
+    except Exception as error:  # the kernel died, or a cell outran its time
+        raise BuildError(f"{path.name}: {type(error).__name__}: {error}") from error
+    seconds = time.perf_counter() - start
+    check_outputs(path.name, book)
+    record = {
+        "dependencies": dependencies,
+        "when": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "seconds": round(seconds, 1),
+        "peak_mb": round(peak.bytes / 1e6),
+        "scale": mlbook.scale_name(),
+        "device": freshness.device_name(),
+        "threads": threads,
+        "versions": _versions(),
+        "claims": _collect(book, CLAIM_MIME),
+        "data": _collect(book, DATA_MIME),
+    }
+    nbformat.write(book, cache / f"{path.stem}.ipynb")
+    (cache / f"{path.stem}.json").write_text(json.dumps(record, indent=1))  # last: a record means a whole execution
+    return record
+
+
+def check_outputs(name: str, book: nbformat.NotebookNode) -> None:
+    """Every cell that draws shows something, every picture has alternative text, nothing is printed to stderr.
+
+    Raises:
+        BuildError: naming the cell.
+    """
+    for number, cell in enumerate(book.cells):
+        if cell.cell_type != "code":
+            continue
+        where = f"{name}: cell {number} (id {cell.id})"
+        shown = [
+            kind + str(text)
+            for output in cell.outputs
+            for kind, text in output.get("data", {}).items()
+            if kind.startswith("image/") or kind == "text/html"
+        ]
+        pictures = [s for s in shown if re.search(r"^image/|<(svg|img|video|canvas)\b", s)]
+        if _draws(cell.source) and not pictures:
+            raise BuildError(f"{where} draws a figure, and nothing is visible in its output")
+        for picture in pictures:
+            tags = re.findall(r"<(?:svg|img|video|canvas)\b[^>]*", picture)
+            if picture.startswith("image/") or not all(re.search(r'(aria-label|alt)="[^"]', tag) for tag in tags):
+                raise BuildError(f"{where} shows a picture without alternative text: use mlbook.figures.show(fig, alt=…)")
+        for output in cell.outputs:
+            if output.output_type == "stream" and output.name == "stderr":
+                raise BuildError(f"{where} printed to stderr, which readers would see:\n{output.text[:2000]}")
+
+
+def _draws(source: str) -> bool:
+    """Whether a cell makes a figure: it calls `figures.show`, `.film` or `.slider`, or makes a matplotlib figure and
+    does not merely define the function that does."""
+    tree = ast.parse(TransformerManager().transform_cell(source))
+    tree.body = [n for n in tree.body if not isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+    calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    makers = {"figures.show", "figures.film", "figures.slider", "plt.subplots", "plt.figure", "plt.show", "plt.plot"}
+    return bool(calls & makers)
+
+
+def _collect(book: nbformat.NotebookNode, mime: str) -> list[dict]:
+    return [
+        output.data[mime] for cell in freshness.code_cells(book) for output in cell.outputs if mime in output.get("data", {})
+    ]
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("torch", "numpy", "matplotlib")}
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+class _Peak:
+    """Watches the memory of a kernel and its children while it runs."""
+
+    def __init__(self, client: NotebookClient):
+        self.client, self.bytes, self.done = client, 0, threading.Event()
+
+    def __enter__(self):
+        threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.done.set()
+
+    def _watch(self) -> None:
+        while not self.done.wait(0.25):
+            pid = getattr(getattr(self.client.km, "provisioner", None), "pid", None)
+            if pid is None:
+                continue
+            try:
+                kernel = psutil.Process(pid)
+                now = sum(p.memory_info().rss for p in [kernel, *kernel.children(recursive=True)])
+            except psutil.Error:
+                continue
+            self.bytes = max(self.bytes, now)

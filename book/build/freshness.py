@@ -1,0 +1,104 @@
+"""What an executed chapter depends on. A chapter whose dependencies are all unchanged is not executed again."""
+
+import ast
+import hashlib
+import json
+import os
+import platform
+from pathlib import Path
+
+import nbformat
+from IPython.core.inputtransformer2 import TransformerManager
+
+import mlbook
+
+
+def dependencies(notebook: Path, root: Path) -> dict[str, str]:
+    """Everything that the outputs of `notebook` follow from, by name, each with its digest or value.
+
+    Covered: the code cells (prose may change freely), the `mlbook` modules they import, directly or through each
+    other, the lock file, Python, scale, device and the book's settings. Data files join when the chapter has named them
+    (`stale_data`).
+    """
+    code = code_cells(nbformat.read(notebook, as_version=4))
+    found = {
+        "its code": _sha("\0".join(f"{cell.source}\n{sorted(cell.metadata.get('tags', []))}" for cell in code)),
+        "requirements.txt": _sha((root / "requirements.txt").read_text()),
+        "Python": platform.python_version(),
+        "scale": mlbook.scale_name(),
+        "device": device_name(),
+        "settings": json.dumps(
+            {k: v for k, v in sorted(os.environ.items()) if k.startswith("MLBOOK_") and k != "MLBOOK_SCALE"}
+        ),
+    }
+    source = "\n".join(TransformerManager().transform_cell(cell.source) for cell in code)
+    for module, path in imported_modules(source, root).items():
+        found[module] = _sha(path.read_text())
+    return found
+
+
+def code_cells(book: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in book.cells if cell.cell_type == "code"]
+
+
+def device_name() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+
+
+def changes(record: dict | None, now: dict[str, str]) -> list[str]:
+    """The names of what differs between an earlier execution's record and `now`; empty when it is fresh."""
+    if record is None:
+        return ["not executed before"]
+    before = record["dependencies"]
+    return sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k)) + stale_data(record)
+
+
+def stale_data(record: dict) -> list[str]:
+    """The data files a chapter read that have changed, or gone, since."""
+    return [
+        item["path"]
+        for item in record["data"]
+        if "path" in item
+        and not (
+            Path(item["path"]).is_file()
+            and hashlib.sha256(Path(item["path"]).read_bytes()).hexdigest() == item["sha256"]
+        )
+    ]
+
+
+def imported_modules(source: str, root: Path, package: str = "mlbook") -> dict[str, Path]:
+    """The modules of `package` that `source` imports, transitively, wherever the import stands; name → file."""
+    found: dict[str, Path] = {}
+    queue = _names(source, package, package)
+    while queue:
+        name = queue.pop()
+        path = root / Path(*name.split("."))
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if name in found or not path.is_file():
+            continue
+        found[name] = path
+        here = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        queue |= _names(path.read_text(), package, here)
+    return dict(sorted(found.items()))
+
+
+def _names(source: str, package: str, here: str) -> set[str]:
+    """Candidates for modules of `package` in the imports of `source`, which stands in the package `here`."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = here.split(".")[: len(here.split(".")) - node.level + 1]
+                base = ".".join([*parents, *([node.module] if node.module else [])])
+            names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+    names = {n for n in names if n == package or n.startswith(package + ".")}
+    return names | {".".join(n.split(".")[:i]) for n in names for i in range(1, n.count(".") + 1)}
+
+
+def _sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

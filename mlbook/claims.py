@@ -1,0 +1,89 @@
+"""The claims ledger: every number and statement that a chapter vouches for, checked where it stands."""
+
+import html
+import math
+import re
+
+from IPython.display import display
+
+MIME = "application/vnd.mlbook.claim+json"
+VERDICTS = ("confirmed", "corrected", "refuted", "recorded")
+MARKS = {"confirmed": "✓", "corrected": "✎", "refuted": "✗", "recorded": "●"}
+
+
+class ClaimFailed(AssertionError):
+    """A claim does not hold for what was measured."""
+
+
+def claim(
+    id: str,
+    statement: str,
+    *,
+    measured: float | bool,
+    below: float | None = None,
+    above: float | None = None,
+    source: str = "",
+    verdict: str = "confirmed",
+    unit: str = "",
+    trained: bool = False,
+) -> None:
+    """Check a claim, display it as one line, and leave it where the book's build collects it.
+
+    Args:
+        id: "chapter.what", lower case, unique in the book.
+        statement: one sentence; Markdown mathematics is not rendered.
+        measured: the number the statement stands or falls with; or True/False, which is then the claim itself.
+        below, above: the bounds it must keep, both strict; at least one for a number.
+        source: the paper, post or file that the statement comes from.
+        verdict: "confirmed"; "corrected" (the source is wrong, this is right); "refuted" (the source's own
+            statement was tested and failed: the bounds are those of the refutation); "recorded" (measured elsewhere).
+        unit: printed after the number.
+        trained: the claim needs a trained model, so at scale "smoke" it is shown and not asserted.
+    Raises:
+        ClaimFailed: the bounds are not kept, or the number is not finite.
+        ValueError: the claim itself is malformed.
+    """
+    from mlbook import scale_name
+
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*\.[a-z0-9]+(-[a-z0-9]+)*", id):
+        raise ValueError(f"a claim's id reads 'chapter.what-it-is' in lower case, got {id!r}")
+    if verdict not in VERDICTS:
+        raise ValueError(f"claim {id}: verdict {verdict!r} is not one of {', '.join(VERDICTS)}")
+    is_fact = isinstance(measured, bool)
+    value = measured if is_fact else float(measured)
+    if is_fact != (below is None and above is None):
+        raise ValueError(f"claim {id}: a number needs a bound (below=, above=), and True or False takes none")
+
+    if is_fact:
+        holds, shown = value, "checked" if value else "does not hold"
+    else:
+        holds = math.isfinite(value) and (below is None or value < below) and (above is None or value > above)
+        left = f"{above:.4g} < " if above is not None else ""
+        right = f" < {below:.4g}" if below is not None else ""
+        shown = f"{left}{value:.4g}{right}" + (f" {unit}" if unit else "")
+    asserted = not (trained and scale_name() == "smoke")
+    note = "" if asserted else "not asserted at this scale"
+    record = {
+        "id": id,
+        "statement": statement,
+        "measured": value,
+        "shown": shown,
+        "source": source,
+        "verdict": verdict,
+        "holds": holds,
+        "asserted": asserted,
+    }
+    text = f"{MARKS[verdict]} {verdict}: {statement} [{shown}]" + "".join(f" ({s})" for s in (source, note) if s)
+    display({MIME: record, "text/plain": text, "text/html": _line(record, note)}, raw=True)
+    if asserted and not holds:
+        raise ClaimFailed(f"claim {id} does not hold: {statement} [{shown}]")
+
+
+def _line(record: dict, note: str) -> str:
+    """The claim as one quiet line of HTML, whose anchor the Claims page links to."""
+    e = {key: html.escape(str(value)) for key, value in record.items()}
+    tail = "".join(f' <span class="claim-source">{html.escape(s)}</span>' for s in (record["source"], note) if s)
+    return (
+        f'<div class="claim claim-{e["verdict"]}" id="claim-{e["id"]}" style="font-size:.9em;margin:.3em 0">'
+        f"<b>{MARKS[record['verdict']]} {e['verdict']}</b> {e['statement']} <code>{e['shown']}</code>{tail}</div>"
+    )

@@ -1,0 +1,189 @@
+"""Figures: one style, colours that read on light and on dark, alternative text, films, and sliders without a kernel.
+
+A still figure becomes SVG whose ink is the page's text colour and whose palette can be overridden by CSS
+(`--mlbook-blue`, …), so the same output reads in the book, JupyterLab and Colab, light or dark.
+A film becomes an MP4 inside the notebook, drawn dark on white; the book inverts it in dark mode.
+"""
+
+import base64
+import contextlib
+import hashlib
+import html
+import io
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+from IPython.display import HTML, display
+from matplotlib.animation import FFMpegWriter
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colour-blind-safe palette (2008), the light ones darkened to 3:1 contrast on white.
+PALETTE = {"blue": "#0072b2", "orange": "#d55e00", "green": "#008a65", "pink": "#b8578f", "grey": "#777777"}
+BLUE, ORANGE, GREEN, PINK, GREY = PALETTE.values()
+INK = "#010203"  # stands for the text colour; no other line may use it
+FILM_LIMIT = 1_200_000  # bytes
+
+STYLE = {
+    "figure.figsize": (6.4, 3.6),
+    "figure.dpi": 100,
+    "figure.constrained_layout.use": True,
+    "font.size": 11,
+    "axes.prop_cycle": matplotlib.cycler(color=[BLUE, ORANGE, GREEN, PINK, GREY]),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 11,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "svg.hashsalt": "mlbook",  # the same figure gives the same bytes
+    "animation.embed_limit": 2,
+}
+
+
+def use_style() -> None:
+    """Make the book's style matplotlib's default, and leave the showing of figures to `show` and `film`."""
+    matplotlib.rcParams.update(STYLE)
+    plt.close("all")
+
+
+def show(fig: Figure, alt: str, caption: str = "") -> None:
+    """Display a figure as SVG that follows the page's light or dark mode, and close it.
+
+    Args:
+        fig: a matplotlib figure.
+        alt: what a reader who cannot see it should know: the finding, not "a plot".
+        caption: a line beneath it.
+    Raises:
+        ValueError: `alt` is empty, or nothing is drawn in `fig`.
+    """
+    _display(f'<div class="mlbook-scroll" tabindex="0">{_svg(fig, alt)}</div>', alt, caption)
+
+
+def slider(
+    draw: Callable[[float], Figure], values: Sequence, label: str, alt: str, caption: str = "", start: int = 0
+) -> None:
+    """Display `draw(value)` for every value behind a slider that needs no kernel: all frames are drawn now.
+
+    Args:
+        draw: makes the figure for one value.
+        values: at most 40 of them, in the order of the slider.
+        label: the slider's name, such as "base".
+        alt: as in `show`, for the whole.
+        start: index of the value shown first.
+    Raises:
+        ValueError: `values` is empty or longer than 40, or `alt` is empty.
+    """
+    if not 0 < len(values) <= 40:
+        raise ValueError(f"a slider takes 1 to 40 values, got {len(values)}")
+    frames = "".join(
+        f'<div class="mlbook-frame" data-value="{html.escape(str(value))}"{"" if i == start else " hidden"}>'
+        f"{_svg(draw(value), f'{alt} ({label} = {value})')}</div>"
+        for i, value in enumerate(values)
+    )
+    move = (
+        "const f=this.closest('figure'),s=[...f.querySelectorAll('.mlbook-frame')];"
+        "s.forEach((e,i)=>e.hidden=i!=this.value);f.querySelector('output').value=s[this.value].dataset.value"
+    )
+    control = (
+        f'<label style="display:flex;gap:.6em;align-items:center">{html.escape(label)} '
+        f'<input type="range" min="0" max="{len(values) - 1}" value="{start}" step="1" style="flex:1" '
+        f'aria-label="{html.escape(label)}" oninput="{move}"><output>{html.escape(str(values[start]))}</output></label>'
+    )
+    _display(f'{control}<div class="mlbook-scroll" tabindex="0">{frames}</div>', alt, caption)
+
+
+def film(
+    fig: Figure,
+    update: Callable[[int], object],
+    frames: int | Iterable[int],
+    alt: str,
+    caption: str = "",
+    fps: int = 20,
+    poster: int = -1,
+) -> None:
+    """Draw `update(i)` for every frame and display the film as MP4 (H.264), with one frame as its poster.
+
+    Args:
+        fig: the figure that `update` changes.
+        update: called with each frame's number.
+        frames: how many, or which.
+        alt: what happens in the film, for a reader who cannot see it.
+        fps: frames a second.
+        poster: which of the frames stands before the film plays (an index into `frames`).
+    Raises:
+        ValueError: `alt` is empty, there are no frames, or the film is larger than 1.2 MB.
+    """
+    import imageio_ffmpeg
+
+    order = list(range(frames)) if isinstance(frames, int) else list(frames)
+    if not order:
+        raise ValueError("a film needs at least one frame")
+    fig.set_layout_engine("none") if fig.get_layout_engine() is None else fig.canvas.draw()
+    fig.set_layout_engine("none")  # laid out once: the axes must not move between frames
+    still = io.BytesIO()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "film.mp4"
+        even = "pad=ceil(iw/2)*2:ceil(ih/2)*2:color=white"  # H.264 in 4:2:0 needs even sides
+        args = ["-crf", "27", "-preset", "medium", "-pix_fmt", "yuv420p", "-movflags", "+faststart", "-vf", even]
+        with matplotlib.rc_context({"animation.ffmpeg_path": imageio_ffmpeg.get_ffmpeg_exe()}):
+            writer = FFMpegWriter(fps=fps, codec="libx264", extra_args=args)
+            with writer.saving(fig, str(path), dpi=110):
+                for i in order:
+                    update(i)
+                    writer.grab_frame()
+        update(order[poster])
+        fig.savefig(still, format="jpg", dpi=110, pil_kwargs={"quality": 85})
+        plt.close(fig)
+        video = path.read_bytes()
+    if len(video) > FILM_LIMIT:
+        raise ValueError(f"the film takes {len(video):,} bytes, the limit is {FILM_LIMIT:,}: fewer frames or dots")
+    size = fig.get_size_inches() * 110
+    tag = (
+        f'<video class="mlbook-film" controls loop muted playsinline preload="metadata" width="{size[0]:.0f}" '
+        f'style="max-width:100%;height:auto" aria-label="{html.escape(_checked(alt))}" '
+        f'poster="data:image/jpeg;base64,{base64.b64encode(still.getvalue()).decode()}" '
+        f'src="data:video/mp4;base64,{base64.b64encode(video).decode()}"></video>'
+    )
+    _display(tag, alt, caption)
+
+
+def _svg(fig: Figure, alt: str) -> str:
+    """The figure as an inline `<svg>`; its colours are CSS variables, its ids unique on the page."""
+    _checked(alt)
+    if not any(ax.has_data() or ax.texts for ax in fig.axes):
+        raise ValueError("nothing is drawn in this figure")
+    out = io.StringIO()
+    fig.savefig(out, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
+    plt.close(fig)
+    svg = out.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = svg.replace(INK, "currentColor").replace(INK.upper(), "currentColor")
+    for name, colour in PALETTE.items():
+        svg = re.sub(colour, f"var(--mlbook-{name},{colour})", svg, flags=re.IGNORECASE)
+    unique = "f" + hashlib.md5((svg + alt).encode()).hexdigest()[:8]
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{unique}-", svg)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(alt)}" class="mlbook-svg" ', 1)
+
+
+def _checked(alt: str) -> str:
+    if not alt.strip():
+        raise ValueError("a figure needs alternative text (alt)")
+    return alt
+
+
+def _display(body: str, alt: str, caption: str) -> None:
+    from mlbook import scale_name
+
+    words = f"{html.escape(caption)} " if caption else ""
+    foot = f'<figcaption>{words}<small class="mlbook-scale">Scale: {scale_name()}.</small></figcaption>'
+    with contextlib.suppress(ValueError):  # outside IPython there is nothing to show on
+        display(HTML(f'<figure class="mlbook-figure" style="margin:1em 0">{body}{foot}</figure>'))

@@ -1,0 +1,51 @@
+"""Where things come from: the repository's address, the source of an object, the data of a chapter."""
+
+import hashlib
+import html
+import inspect
+from pathlib import Path
+
+from IPython.display import Markdown, display
+
+# The one place of the repository's address. `make set-repository URL=…` changes this line and every copy of it.
+REPOSITORY = "https://github.com/your-account-/mlbook"
+TAG = "v0.1.0"
+
+DATA_MIME = "application/vnd.mlbook.data+json"
+
+
+def show(*objects) -> None:
+    """Display the source of functions, classes or methods: the tested code itself, with a link to its lines.
+
+    Args:
+        objects: anything that `inspect.getsource` takes.
+    Raises:
+        TypeError: an object that has no Python source (a built-in, an instance, a number).
+    """
+    for obj in objects:
+        try:
+            lines, first = inspect.getsourcelines(obj)
+            module = inspect.getmodule(obj).__name__
+        except (TypeError, OSError, AttributeError) as error:
+            raise TypeError(f"show() needs a function or class with Python source, got {obj!r}") from error
+        path = module.replace(".", "/") + ".py"
+        link = f"{REPOSITORY}/blob/{TAG}/{path}#L{first}-L{first + len(lines) - 1}"
+        code = inspect.cleandoc("".join(lines)) if lines[0][:1].isspace() else "".join(lines).rstrip()
+        display(Markdown(f"```python\n{code}\n```\n\n<small>[`{path}`, line {first}]({link})</small>"))
+
+
+def data(name: str, source: str, path: str | Path | None = None) -> None:
+    """Name a data source of this chapter: shown here and at the page's end, and watched by the build.
+
+    Args:
+        name: what it is, for the reader ("8×8 digits").
+        source: where it comes from ("scikit-learn", a URL), with its licence.
+        path: the file it was read from, if any; when the file changes, the chapter is executed again.
+    Raises:
+        FileNotFoundError: `path` is given and there is no such file.
+    """
+    record = {"name": name, "source": source}
+    if path is not None:
+        record |= {"path": str(path), "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
+    text = f"Data: {name} ({source})"
+    display({DATA_MIME: record, "text/plain": text, "text/html": f"<small>{html.escape(text)}</small>"}, raw=True)
