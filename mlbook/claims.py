@@ -25,7 +25,7 @@ def claim(
     source: str = "",
     verdict: str = "confirmed",
     unit: str = "",
-    trained: bool = False,
+    at_smoke: bool = True,
 ) -> None:
     """Check a claim, display it as one line, and leave it where the book's build collects it.
 
@@ -38,7 +38,8 @@ def claim(
         verdict: "confirmed"; "corrected" (the source is wrong, this is right); "refuted" (the source's own
             statement was tested and failed: the bounds are those of the refutation); "recorded" (measured elsewhere).
         unit: printed after the number.
-        trained: the claim needs a trained model, so at scale "smoke" it is shown and not asserted.
+        at_smoke: False where the claim needs the sizes of the larger scales (a trained model, say): at scale "smoke"
+            it is then shown and not asserted.
     Raises:
         ClaimFailed: the bounds are not kept, or the number is not finite.
         ValueError: the claim itself is malformed.
@@ -61,7 +62,7 @@ def claim(
         left = f"{above:.4g} < " if above is not None else ""
         right = f" < {below:.4g}" if below is not None else ""
         shown = f"{left}{value:.4g}{right}" + (f" {unit}" if unit else "")
-    asserted = not (trained and scale_name() == "smoke")
+    asserted = at_smoke or scale_name() != "smoke"
     note = "" if asserted else "not asserted at this scale"
     record = {
         "id": id,

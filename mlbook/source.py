@@ -3,6 +3,7 @@
 import hashlib
 import html
 import inspect
+import textwrap
 from pathlib import Path
 
 from IPython.display import Markdown, display
@@ -25,13 +26,17 @@ def show(*objects) -> None:
     for obj in objects:
         try:
             lines, first = inspect.getsourcelines(obj)
-            module = inspect.getmodule(obj).__name__
-        except (TypeError, OSError, AttributeError) as error:
+            path = _in_repository(inspect.getsourcefile(obj))
+        except (TypeError, OSError) as error:
             raise TypeError(f"show() needs a function or class with Python source, got {obj!r}") from error
-        path = module.replace(".", "/") + ".py"
         link = f"{REPOSITORY}/blob/{TAG}/{path}#L{first}-L{first + len(lines) - 1}"
-        code = inspect.cleandoc("".join(lines)) if lines[0][:1].isspace() else "".join(lines).rstrip()
+        code = textwrap.dedent("".join(lines)).rstrip()
         display(Markdown(f"```python\n{code}\n```\n\n<small>[`{path}`, line {first}]({link})</small>"))
+
+
+def _in_repository(file: str) -> str:
+    """`…/site-packages/mlbook/flow.py` as `mlbook/flow.py`."""
+    return Path(file).resolve().relative_to(Path(__file__).resolve().parents[1]).as_posix()
 
 
 def data(name: str, source: str, path: str | Path | None = None) -> None:

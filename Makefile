@@ -1,0 +1,42 @@
+PYTHON ?= python3
+BIN := .venv/bin
+.PHONY: book test lab chapter lint format serve clean lock set-repository
+
+book: .venv/ready            ## execute what is stale, render _build/html
+	@$(BIN)/python -m book.build
+
+chapter: .venv/ready         ## one chapter alone: make chapter NAME=flow-matching
+	@$(BIN)/python -m book.build $(NAME)
+
+test: .venv/ready            ## everything that is tested
+	$(BIN)/python -m pytest tests
+	MLBOOK_SCALE=smoke $(BIN)/python -m pytest --nbmake --nbmake-timeout=300 notebooks
+
+lab: .venv/ready             ## JupyterLab on the chapters
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+serve:                       ## the pages at http://localhost:8000
+	$(PYTHON) -m http.server 8000 --bind 127.0.0.1 --directory _build/html
+
+lint: .venv/ready
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: .venv/ready
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+clean:                       ## forget what was built; the environment stays
+	rm -rf _build build dist *.egg-info
+
+.venv/ready: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+lock:                        ## requirements.txt from pyproject.toml; needs uv. torch pins its own CUDA packages
+	uv pip compile --quiet --universal --python-version 3.11 --all-extras --group book --no-annotate --no-header \
+		pyproject.toml | grep -vE '^(nvidia-|cuda-)' > requirements.txt
+
+set-repository: .venv/ready  ## make set-repository URL=https://github.com/you/your-fork
+	@$(BIN)/python -m book.build.repository $(URL)

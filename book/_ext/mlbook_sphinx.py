@@ -1,0 +1,54 @@
+"""The book's Sphinx extension: numbered displays, the JupyterLab button, names for what screen readers meet."""
+
+import re
+
+from docutils import nodes
+from sphinx.transforms import SphinxTransform
+
+LAB = "http://localhost:8888/lab/tree/{name}.ipynb"
+
+
+class NumberedDisplays(SphinxTransform):
+    """Hand `$$ … \\tag{n} $$` to MathJax as it stands.
+
+    Sphinx wraps every display that holds a line break in `split`, where `\\tag` is an error.
+    """
+
+    default_priority = 400
+
+    def apply(self) -> None:
+        for node in self.document.findall(nodes.math_block):
+            text = node.astext().strip()
+            if r"\tag" in text and not text.startswith(r"\["):
+                node.children = [nodes.Text(rf"\[{text}\]")]
+                node["no-wrap"] = node["nowrap"] = True
+
+
+def add_lab_button(app, pagename, templatename, context, doctree) -> None:
+    """Beside Binder and Colab: the chapter in the JupyterLab that `make lab` starts on this machine."""
+    if not pagename.startswith("notebooks/"):
+        return
+    for group in context.get("header_buttons", []):
+        if group.get("label") == "launch-buttons":
+            group["buttons"].append(
+                {
+                    "type": "link",
+                    "text": "JupyterLab",
+                    "tooltip": "Open in JupyterLab on this machine (run `make lab` first)",
+                    "icon": "fas fa-flask",
+                    "url": LAB.format(name=pagename.removeprefix("notebooks/")),
+                }
+            )
+
+
+def finish_html(app, pagename, templatename, context, doctree) -> None:
+    """Regions that scroll sideways must be reachable with the keyboard."""
+    if body := context.get("body"):
+        context["body"] = re.sub(r'<div class="highlight"><pre>', '<div class="highlight"><pre tabindex="0">', body)
+
+
+def setup(app):
+    app.add_transform(NumberedDisplays)
+    app.connect("html-page-context", add_lab_button, priority=900)
+    app.connect("html-page-context", finish_html, priority=901)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
