@@ -96,6 +96,7 @@ def _load(path: Path, cache: Path) -> Chapter:
     outputs = nbformat.read(cache / f"{path.stem}.ipynb", as_version=4)
     for cell, ran in zip(freshness.code_cells(book), freshness.code_cells(outputs), strict=True):
         cell.outputs, cell.execution_count = ran.outputs, ran.execution_count
+    book.metadata["language_info"] = outputs.metadata["language_info"]  # Sphinx colours the code by it
     return Chapter(path.stem, path, book, _record(cache, path.stem))
 
 

@@ -201,8 +201,9 @@ def claims_table(chapters: list[Chapter]) -> str:
     parts = []
     for chapter in chapters:
         rows = [
-            f"| [{html.escape(c['statement'])}](../notebooks/{chapter.name}.html#claim-{c['id']}) | {c['shown'].replace('|', '∣')} "
-            f"| {c['verdict']}{'' if c['asserted'] else ' (not asserted at this scale)'} | {html.escape(c['source'])} |"
+            f'| <a href="../notebooks/{chapter.name}.html#claim-{c["id"]}">{html.escape(c["statement"])}</a> '
+            f"| {c['shown']} | {c['verdict']}{'' if c['asserted'] else ' (not asserted at this scale)'} "
+            f"| {html.escape(c['source'])} |"
             for c in chapter.record["claims"]
         ]
         head = f"## {chapter.title}\n\n| Claim | Measured | Verdict | Source |\n| --- | --- | --- | --- |\n"
