@@ -10,13 +10,26 @@ import torch
 from mlbook.claims import claim
 from mlbook.source import REPOSITORY, data, show
 
-__all__ = ["REPOSITORY", "__version__", "claim", "data", "device", "scale", "scale_name", "seed", "show", "versions"]
+__all__ = [
+    "REPOSITORY",
+    "__version__",
+    "claim",
+    "data",
+    "device",
+    "scale",
+    "scale_name",
+    "seed",
+    "show",
+    "versions",
+]
 __version__ = "0.1.0"
 
 SCALES = ("smoke", "cpu", "gpu")
 
 if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # must be set before triton is first imported
+    os.environ.setdefault(
+        "TRITON_INTERPRET", "1"
+    )  # must be set before triton is first imported
 
 
 def scale_name() -> str:
@@ -25,9 +38,13 @@ def scale_name() -> str:
     Raises:
         ValueError: `MLBOOK_SCALE` is set to something else than "smoke", "cpu" or "gpu".
     """
-    name = os.environ.get("MLBOOK_SCALE") or ("gpu" if torch.cuda.is_available() else "cpu")
+    name = os.environ.get("MLBOOK_SCALE") or (
+        "gpu" if torch.cuda.is_available() else "cpu"
+    )
     if name not in SCALES:
-        raise ValueError(f"MLBOOK_SCALE is {name!r}; it must be one of {', '.join(SCALES)}")
+        raise ValueError(
+            f"MLBOOK_SCALE is {name!r}; it must be one of {', '.join(SCALES)}"
+        )
     return name
 
 
@@ -45,7 +62,9 @@ def device() -> torch.device:
     if scale_name() != "gpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise RuntimeError("MLBOOK_SCALE is 'gpu', but torch finds no CUDA device; set it to 'cpu' or 'smoke'")
+        raise RuntimeError(
+            "MLBOOK_SCALE is 'gpu', but torch finds no CUDA device; set it to 'cpu' or 'smoke'"
+        )
     return torch.device("cuda")
 
 
@@ -60,11 +79,19 @@ def seed(n: int = 0) -> torch.Generator:
 
 def versions() -> None:
     """Print the versions and the device that the results below come from."""
-    parts = [f"Python {platform.python_version()}", f"torch {torch.__version__}", f"mlbook {__version__}"]
+    parts = [
+        f"Python {platform.python_version()}",
+        f"torch {torch.__version__}",
+        f"mlbook {__version__}",
+    ]
     if importlib.util.find_spec("triton"):
         import triton
 
         parts.insert(2, f"triton {triton.__version__}")
     print(", ".join(parts))
-    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    where = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
     print(f"scale {scale_name()} on {where}")

@@ -47,18 +47,28 @@ def claim(
     from mlbook import scale_name
 
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*\.[a-z0-9]+(-[a-z0-9]+)*", id):
-        raise ValueError(f"a claim's id reads 'chapter.what-it-is' in lower case, got {id!r}")
+        raise ValueError(
+            f"a claim's id reads 'chapter.what-it-is' in lower case, got {id!r}"
+        )
     if verdict not in VERDICTS:
-        raise ValueError(f"claim {id}: verdict {verdict!r} is not one of {', '.join(VERDICTS)}")
+        raise ValueError(
+            f"claim {id}: verdict {verdict!r} is not one of {', '.join(VERDICTS)}"
+        )
     is_fact = isinstance(measured, bool)
     value = measured if is_fact else float(measured)
     if is_fact != (below is None and above is None):
-        raise ValueError(f"claim {id}: a number needs a bound (below=, above=), and True or False takes none")
+        raise ValueError(
+            f"claim {id}: a number needs a bound (below=, above=), and True or False takes none"
+        )
 
     if is_fact:
         holds, shown = value, "checked" if value else "does not hold"
     else:
-        holds = math.isfinite(value) and (below is None or value < below) and (above is None or value > above)
+        holds = (
+            math.isfinite(value)
+            and (below is None or value < below)
+            and (above is None or value > above)
+        )
         left = f"{above:.4g} < " if above is not None else ""
         right = f" < {below:.4g}" if below is not None else ""
         shown = f"{left}{value:.4g}{right}" + (f" {unit}" if unit else "")
@@ -74,8 +84,12 @@ def claim(
         "holds": holds,
         "asserted": asserted,
     }
-    text = f"{MARKS[verdict]} {verdict}: {statement} [{shown}]" + "".join(f" ({s})" for s in (source, note) if s)
-    display({MIME: record, "text/plain": text, "text/html": _line(record, note)}, raw=True)
+    text = f"{MARKS[verdict]} {verdict}: {statement} [{shown}]" + "".join(
+        f" ({s})" for s in (source, note) if s
+    )
+    display(
+        {MIME: record, "text/plain": text, "text/html": _line(record, note)}, raw=True
+    )
     if asserted and not holds:
         raise ClaimFailed(f"claim {id} does not hold: {statement} [{shown}]")
 
@@ -83,7 +97,11 @@ def claim(
 def _line(record: dict, note: str) -> str:
     """The claim as one quiet line of HTML, whose anchor the Claims page links to."""
     e = {key: html.escape(str(value)) for key, value in record.items()}
-    tail = "".join(f' <span class="claim-source">{html.escape(s)}</span>' for s in (record["source"], note) if s)
+    tail = "".join(
+        f' <span class="claim-source">{html.escape(s)}</span>'
+        for s in (record["source"], note)
+        if s
+    )
     return (
         f'<div class="claim claim-{e["verdict"]}" id="claim-{e["id"]}" style="font-size:.9em;margin:.3em 0">'
         f"<b>{MARKS[record['verdict']]} {e['verdict']}</b> {e['statement']} <code>{e['shown']}</code>{tail}</div>"

@@ -22,7 +22,13 @@ from matplotlib.animation import FFMpegWriter
 from matplotlib.figure import Figure
 
 # Okabe and Ito's colour-blind-safe palette (2008), the light ones darkened to 3:1 contrast on white.
-PALETTE = {"blue": "#0072b2", "orange": "#d55e00", "green": "#008a65", "pink": "#b8578f", "grey": "#777777"}
+PALETTE = {
+    "blue": "#0072b2",
+    "orange": "#d55e00",
+    "green": "#008a65",
+    "pink": "#b8578f",
+    "grey": "#777777",
+}
 BLUE, ORANGE, GREEN, PINK, GREY = PALETTE.values()
 INK = "#010203"  # stands for the text colour; no other line may use it
 FILM_LIMIT = 1_200_000  # bytes
@@ -64,11 +70,16 @@ def show(fig: Figure, alt: str, caption: str = "") -> None:
     Raises:
         ValueError: `alt` is empty, or nothing is drawn in `fig`.
     """
-    _display(f'<div class="mlbook-scroll" tabindex="0">{_svg(fig, alt)}</div>', alt, caption)
+    _display(f'<div class="mlbook-scroll" tabindex="0">{_svg(fig, alt)}</div>', caption)
 
 
 def slider(
-    draw: Callable[[float], Figure], values: Sequence, label: str, alt: str, caption: str = "", start: int = 0
+    draw: Callable[[float], Figure],
+    values: Sequence,
+    label: str,
+    alt: str,
+    caption: str = "",
+    start: int = 0,
 ) -> None:
     """Display `draw(value)` for every value behind a slider that needs no kernel: all frames are drawn now.
 
@@ -97,7 +108,9 @@ def slider(
         f'<input type="range" min="0" max="{len(values) - 1}" value="{start}" step="1" style="flex:1" '
         f'aria-label="{html.escape(label)}" oninput="{move}"><output>{html.escape(str(values[start]))}</output></label>'
     )
-    _display(f'{control}<div class="mlbook-scroll" tabindex="0">{frames}</div>', alt, caption)
+    _display(
+        f'{control}<div class="mlbook-scroll" tabindex="0">{frames}</div>', caption
+    )
 
 
 def film(
@@ -123,17 +136,36 @@ def film(
     """
     import imageio_ffmpeg
 
+    _checked(alt)
     order = list(range(frames)) if isinstance(frames, int) else list(frames)
     if not order:
         raise ValueError("a film needs at least one frame")
-    fig.set_layout_engine("none") if fig.get_layout_engine() is None else fig.canvas.draw()
-    fig.set_layout_engine("none")  # laid out once: the axes must not move between frames
+    update(order[poster])
+    if (
+        fig.get_layout_engine() is not None
+    ):  # laid out once, clear of the player's controls: axes must not move
+        fig.get_layout_engine().set(rect=(0, 0.1, 1, 0.9))
+        fig.canvas.draw()
+        fig.set_layout_engine("none")
     still = io.BytesIO()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "film.mp4"
         even = "pad=ceil(iw/2)*2:ceil(ih/2)*2:color=white"  # H.264 in 4:2:0 needs even sides
-        args = ["-crf", "27", "-preset", "medium", "-pix_fmt", "yuv420p", "-movflags", "+faststart", "-vf", even]
-        with matplotlib.rc_context({"animation.ffmpeg_path": imageio_ffmpeg.get_ffmpeg_exe()}):
+        args = [
+            "-crf",
+            "27",
+            "-preset",
+            "medium",
+            "-pix_fmt",
+            "yuv420p",
+            "-movflags",
+            "+faststart",
+            "-vf",
+            even,
+        ]
+        with matplotlib.rc_context(
+            {"animation.ffmpeg_path": imageio_ffmpeg.get_ffmpeg_exe()}
+        ):
             writer = FFMpegWriter(fps=fps, codec="libx264", extra_args=args)
             with writer.saving(fig, str(path), dpi=110):
                 for i in order:
@@ -144,15 +176,17 @@ def film(
         plt.close(fig)
         video = path.read_bytes()
     if len(video) > FILM_LIMIT:
-        raise ValueError(f"the film takes {len(video):,} bytes, the limit is {FILM_LIMIT:,}: fewer frames or dots")
+        raise ValueError(
+            f"the film takes {len(video):,} bytes, the limit is {FILM_LIMIT:,}: fewer frames or dots"
+        )
     size = fig.get_size_inches() * 110
     tag = (
         f'<video class="mlbook-film" controls loop muted playsinline preload="metadata" width="{size[0]:.0f}" '
-        f'style="max-width:100%;height:auto" aria-label="{html.escape(_checked(alt))}" '
+        f'style="max-width:100%;height:auto" aria-label="{html.escape(alt)}" '
         f'poster="data:image/jpeg;base64,{base64.b64encode(still.getvalue()).decode()}" '
         f'src="data:video/mp4;base64,{base64.b64encode(video).decode()}"></video>'
     )
-    _display(tag, alt, caption)
+    _display(tag, caption)
 
 
 def _svg(fig: Figure, alt: str) -> str:
@@ -161,7 +195,13 @@ def _svg(fig: Figure, alt: str) -> str:
     if not any(ax.has_data() or ax.texts for ax in fig.axes):
         raise ValueError("nothing is drawn in this figure")
     out = io.StringIO()
-    fig.savefig(out, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
+    fig.savefig(
+        out,
+        format="svg",
+        transparent=True,
+        bbox_inches="tight",
+        metadata={"Date": None},
+    )
     plt.close(fig)
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :]
@@ -171,7 +211,11 @@ def _svg(fig: Figure, alt: str) -> str:
         svg = re.sub(colour, f"var(--mlbook-{name},{colour})", svg, flags=re.IGNORECASE)
     unique = "f" + hashlib.md5((svg + alt).encode()).hexdigest()[:8]
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{unique}-", svg)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(alt)}" class="mlbook-svg" ', 1)
+    return svg.replace(
+        "<svg ",
+        f'<svg role="img" aria-label="{html.escape(alt)}" class="mlbook-svg" ',
+        1,
+    )
 
 
 def _checked(alt: str) -> str:
@@ -180,10 +224,14 @@ def _checked(alt: str) -> str:
     return alt
 
 
-def _display(body: str, alt: str, caption: str) -> None:
+def _display(body: str, caption: str) -> None:
     from mlbook import scale_name
 
     words = f"{html.escape(caption)} " if caption else ""
     foot = f'<figcaption>{words}<small class="mlbook-scale">Scale: {scale_name()}.</small></figcaption>'
     with contextlib.suppress(ValueError):  # outside IPython there is nothing to show on
-        display(HTML(f'<figure class="mlbook-figure" style="margin:1em 0">{body}{foot}</figure>'))
+        display(
+            HTML(
+                f'<figure class="mlbook-figure" style="margin:1em 0">{body}{foot}</figure>'
+            )
+        )

@@ -4,6 +4,7 @@ Conventions: time runs from noise (t = 0) to data (t = 1); points are (batch, �
 learned or exact, is any function `velocity(x, t)` that returns the shape of `x`.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,11 +30,15 @@ class GaussianPath:
     alpha: Callable[[Tensor], Tensor]
     beta: Callable[[Tensor], Tensor]
 
-    def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def coefficients(
+        self, t: Tensor, like: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """alpha, beta and their time derivatives at `t` (batch,), shaped to multiply `like` (batch, …)."""
         t = t.contiguous()  # forward mode cannot write to an expanded tensor
         one = torch.ones_like(t)
-        (a, da), (b, db) = (torch.func.jvp(f, (t,), (one,)) for f in (self.alpha, self.beta))
+        (a, da), (b, db) = (
+            torch.func.jvp(f, (t,), (one,)) for f in (self.alpha, self.beta)
+        )
         return tuple(c.reshape(-1, *[1] * (like.ndim - 1)) for c in (a, b, da, db))
 
     def sample(self, z: Tensor, eps: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,7 +69,10 @@ class GaussianPath:
 
 
 linear = GaussianPath(alpha=lambda t: t, beta=lambda t: 1 - t)
-cosine = GaussianPath(alpha=lambda t: torch.sin(math.pi / 2 * t), beta=lambda t: torch.cos(math.pi / 2 * t))
+cosine = GaussianPath(
+    alpha=lambda t: torch.sin(math.pi / 2 * t),
+    beta=lambda t: torch.cos(math.pi / 2 * t),
+)
 
 
 def _log_alpha_vp(t: Tensor, low: float = 0.1, high: float = 20.0) -> Tensor:
@@ -74,7 +82,8 @@ def _log_alpha_vp(t: Tensor, low: float = 0.1, high: float = 20.0) -> Tensor:
 
 # The diffusion of Song et al. 2021 run backwards. alpha(0) = 0.0066, not 0: a diffusion only nearly reaches its noise.
 variance_preserving = GaussianPath(
-    alpha=lambda t: torch.exp(_log_alpha_vp(t)), beta=lambda t: torch.sqrt(-torch.expm1(2 * _log_alpha_vp(t)))
+    alpha=lambda t: torch.exp(_log_alpha_vp(t)),
+    beta=lambda t: torch.sqrt(-torch.expm1(2 * _log_alpha_vp(t))),
 )
 
 
@@ -92,7 +101,9 @@ def marginal_velocity(x: Tensor, t: Tensor, data: Tensor, path: GaussianPath) ->
     """
     _check_points(x=x, data=data, shapes=False)
     if x.ndim != 2 or data.ndim != 2 or x.shape[1] != data.shape[1] or len(data) == 0:
-        raise ValueError(f"x and data must be (batch, dim) and (n, dim), got {tuple(x.shape)} and {tuple(data.shape)}")
+        raise ValueError(
+            f"x and data must be (batch, dim) and (n, dim), got {tuple(x.shape)} and {tuple(data.shape)}"
+        )
     _check_times(t, x)
     a, b, _, _ = path.coefficients(t, x)
     _check_open(b, t)
@@ -106,7 +117,11 @@ def marginal_velocity(x: Tensor, t: Tensor, data: Tensor, path: GaussianPath) ->
 
 
 def cfm_loss(
-    model: Velocity, z: Tensor, path: GaussianPath, coupling: str = "independent", t: Tensor | None = None
+    model: Velocity,
+    z: Tensor,
+    path: GaussianPath,
+    coupling: str = "independent",
+    t: Tensor | None = None,
 ) -> Tensor:
     """The conditional flow matching loss E‖model(x_t, t) − d x_t / dt‖² (Lipman et al. 2023, eq. 9), one draw per row.
 
@@ -126,7 +141,9 @@ def cfm_loss(
     if coupling == "optimal_transport":
         eps = eps[optimal_coupling(eps, z)]
     elif coupling != "independent":
-        raise ValueError(f"coupling must be 'independent' or 'optimal_transport', got {coupling!r}")
+        raise ValueError(
+            f"coupling must be 'independent' or 'optimal_transport', got {coupling!r}"
+        )
     t = torch.rand(len(z), dtype=z.dtype, device=z.device) if t is None else t
     x, target = path.sample(z, eps, t)
     return ((model(x, t) - target) ** 2).mean()
@@ -144,7 +161,9 @@ def optimal_coupling(eps: Tensor, z: Tensor) -> Tensor:
 
     _check_points(eps=eps, z=z)
     cost = torch.cdist(z.flatten(1), eps.flatten(1)) ** 2
-    return torch.as_tensor(linear_sum_assignment(cost.detach().cpu().numpy())[1], device=z.device)
+    return torch.as_tensor(
+        linear_sum_assignment(cost.detach().cpu().numpy())[1], device=z.device
+    )
 
 
 # Solving the ODE
@@ -171,7 +190,11 @@ EVALUATIONS = {"euler": 1, "midpoint": 2, "rk4": 4}  # of the velocity, a step
 
 
 def integrate(
-    velocity: Velocity, x0: Tensor, steps: int | Tensor, method: str = "euler", trajectory: bool = False
+    velocity: Velocity,
+    x0: Tensor,
+    steps: int | Tensor,
+    method: str = "euler",
+    trajectory: bool = False,
 ) -> Tensor:
     """Solve dx/dt = velocity(x, t) from t = 0 to t = 1 by a fixed-step method.
 
@@ -190,7 +213,7 @@ def integrate(
         raise ValueError(f"method must be one of {', '.join(SOLVERS)}, got {method!r}")
     times = _times(steps, x0)
     points, x = [x0], x0
-    for t, after in zip(times[:-1], times[1:], strict=True):
+    for t, after in itertools.pairwise(times):
         x = SOLVERS[method](lambda x, t: velocity(x, t.expand(len(x))), x, t, after - t)
         if trajectory:
             points.append(x)
@@ -218,7 +241,11 @@ def straightness(trajectory: Tensor) -> Tensor:
 
 
 def log_likelihood(
-    velocity: Velocity, x: Tensor, steps: int | Tensor, divergence: str = "exact", method: str = "rk4"
+    velocity: Velocity,
+    x: Tensor,
+    steps: int | Tensor,
+    divergence: str = "exact",
+    method: str = "rk4",
 ) -> Tensor:
     """log p_1(x) in nats, by the instantaneous change of variables (Chen et al. 2018, theorem 1).
 
@@ -240,11 +267,16 @@ def log_likelihood(
     if x.ndim != 2:
         raise ValueError(f"x must be (batch, dim), got {tuple(x.shape)}")
     if divergence == "exact":
-        probes = [e.expand_as(x) for e in torch.eye(x.shape[1], dtype=x.dtype, device=x.device)]
+        probes = [
+            e.expand_as(x)
+            for e in torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+        ]
     elif divergence == "hutchinson":
         probes = [torch.randint_like(x, 2) * 2 - 1]
     else:
-        raise ValueError(f"divergence must be 'exact' or 'hutchinson', got {divergence!r}")
+        raise ValueError(
+            f"divergence must be 'exact' or 'hutchinson', got {divergence!r}"
+        )
 
     def augmented(state: Tensor, t: Tensor) -> Tensor:
         div = 0
@@ -307,9 +339,13 @@ def checkerboard_density(x: Tensor, t: float, path: GaussianPath) -> Tensor:
     edges = torch.arange(-2, 3, dtype=torch.float64)
     if a < 1e-4:  # the difference below would cancel; the midpoint is right to a²
         middles = a * (edges[:-1] + 0.5)
-        columns = torch.exp(-0.5 * ((x[..., None] - middles) / b) ** 2) / (b * math.sqrt(2 * math.pi))
+        columns = torch.exp(-0.5 * ((x[..., None] - middles) / b) ** 2) / (
+            b * math.sqrt(2 * math.pi)
+        )
     else:
-        columns = torch.special.ndtr((a * edges - x[..., None]) / b).diff(dim=-1) / a  # (batch, 2, 4)
+        columns = (
+            torch.special.ndtr((a * edges - x[..., None]) / b).diff(dim=-1) / a
+        )  # (batch, 2, 4)
     i, j = torch.meshgrid(torch.arange(4), torch.arange(4), indexing="ij")
     black = ((i + j) % 2 == 0).double()
     return torch.einsum("bi,bj,ij->b", columns[:, 0], columns[:, 1], black) / 8
@@ -328,18 +364,31 @@ class VelocityMLP(nn.Module):
             coordinates learns sharp edges very slowly (Tancik et al. 2020).
     """
 
-    def __init__(self, dim: int, width: int = 128, depth: int = 4, frequencies: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)):
+    def __init__(
+        self,
+        dim: int,
+        width: int = 128,
+        depth: int = 4,
+        frequencies: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0),
+    ):
         super().__init__()
         self.register_buffer("space", 2 * math.pi * torch.tensor(frequencies))
         self.register_buffer("time", 2 * math.pi * torch.tensor([0.5, 1.0, 2.0]))
-        sizes = [dim + 2 * dim * len(frequencies) + 1 + 2 * len(self.time)] + [width] * depth
-        layers = [nn.Sequential(nn.Linear(i, o), nn.SiLU()) for i, o in zip(sizes, sizes[1:], strict=False)]
+        sizes = [dim + 2 * dim * len(frequencies) + 1 + 2 * len(self.time)] + [
+            width
+        ] * depth
+        layers = [
+            nn.Sequential(nn.Linear(i, o), nn.SiLU())
+            for i, o in itertools.pairwise(sizes)
+        ]
         self.net = nn.Sequential(*layers, nn.Linear(width, dim))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         a = (x[..., None] * self.space).flatten(1)
         b = t[:, None] * self.time
-        return self.net(torch.cat([x, a.sin(), a.cos(), t[:, None], b.sin(), b.cos()], 1))
+        return self.net(
+            torch.cat([x, a.sin(), a.cos(), t[:, None], b.sin(), b.cos()], 1)
+        )
 
 
 class RealNVP(nn.Module):
@@ -352,7 +401,13 @@ class RealNVP(nn.Module):
     def __init__(self, layers: int = 8, width: int = 64):
         super().__init__()
         self.nets = nn.ModuleList(
-            nn.Sequential(nn.Linear(1, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 2))
+            nn.Sequential(
+                nn.Linear(1, width),
+                nn.SiLU(),
+                nn.Linear(width, width),
+                nn.SiLU(),
+                nn.Linear(width, 2),
+            )
             for _ in range(layers)
         )
 
@@ -394,14 +449,20 @@ def _check_points(shapes: bool = True, **points: Tensor) -> None:
                 f"{first_name} and {name} must have the same shape, got {tuple(first.shape)} and {tuple(value.shape)}"
             )
         if value.dtype != first.dtype:
-            raise ValueError(f"{first_name} and {name} must have the same dtype, got {first.dtype} and {value.dtype}")
+            raise ValueError(
+                f"{first_name} and {name} must have the same dtype, got {first.dtype} and {value.dtype}"
+            )
         if not (finite := torch.isfinite(value)).all():
-            raise ValueError(f"{name} must be finite, got {value[~finite].flatten()[0].item()}")
+            raise ValueError(
+                f"{name} must be finite, got {value[~finite].flatten()[0].item()}"
+            )
 
 
 def _check_times(t: Tensor, like: Tensor) -> None:
     if t.shape != like.shape[:1]:
-        raise ValueError(f"t must be ({like.shape[0]},), one time a row, got {tuple(t.shape)}")
+        raise ValueError(
+            f"t must be ({like.shape[0]},), one time a row, got {tuple(t.shape)}"
+        )
     if t.dtype != like.dtype:
         raise ValueError(f"t must have the points' dtype {like.dtype}, got {t.dtype}")
     if not (inside := (t >= 0) & (t <= 1)).all():
@@ -410,7 +471,9 @@ def _check_times(t: Tensor, like: Tensor) -> None:
 
 def _check_open(beta: Tensor, t: Tensor) -> None:
     if (shut := beta.flatten() == 0).any():
-        raise ValueError(f"the velocity has no value where beta(t) = 0, at t = {t[shut][0].item()}")
+        raise ValueError(
+            f"the velocity has no value where beta(t) = 0, at t = {t[shut][0].item()}"
+        )
 
 
 def _times(steps: int | Tensor, like: Tensor) -> Tensor:
@@ -421,7 +484,11 @@ def _times(steps: int | Tensor, like: Tensor) -> Tensor:
     times = steps.to(like)
     gaps = times.diff()
     if times.ndim != 1 or len(times) < 2 or not ((gaps > 0).all() or (gaps < 0).all()):
-        raise ValueError(f"times must be a 1-D tensor that only rises or only falls, got {steps}")
+        raise ValueError(
+            f"times must be a 1-D tensor that only rises or only falls, got {steps}"
+        )
     if times.min() < 0 or times.max() > 1:
-        raise ValueError(f"times must lie in [0, 1], got {times.min().item()} to {times.max().item()}")
+        raise ValueError(
+            f"times must lie in [0, 1], got {times.min().item()} to {times.max().item()}"
+        )
     return times

@@ -28,15 +28,23 @@ def show(*objects) -> None:
             lines, first = inspect.getsourcelines(obj)
             path = _in_repository(inspect.getsourcefile(obj))
         except (TypeError, OSError) as error:
-            raise TypeError(f"show() needs a function or class with Python source, got {obj!r}") from error
+            raise TypeError(
+                f"show() needs a function or class with Python source, got {obj!r}"
+            ) from error
         link = f"{REPOSITORY}/blob/{TAG}/{path}#L{first}-L{first + len(lines) - 1}"
         code = textwrap.dedent("".join(lines)).rstrip()
-        display(Markdown(f"```python\n{code}\n```\n\n<small>[`{path}`, line {first}]({link})</small>"))
+        display(
+            Markdown(
+                f"```python\n{code}\n```\n\n<small>[`{path}`, line {first}]({link})</small>"
+            )
+        )
 
 
 def _in_repository(file: str) -> str:
     """`…/site-packages/mlbook/flow.py` as `mlbook/flow.py`."""
-    return Path(file).resolve().relative_to(Path(__file__).resolve().parents[1]).as_posix()
+    return (
+        Path(file).resolve().relative_to(Path(__file__).resolve().parents[1]).as_posix()
+    )
 
 
 def data(name: str, source: str, path: str | Path | None = None) -> None:
@@ -51,6 +59,16 @@ def data(name: str, source: str, path: str | Path | None = None) -> None:
     """
     record = {"name": name, "source": source}
     if path is not None:
-        record |= {"path": str(path), "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
+        record |= {
+            "path": str(path),
+            "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+        }
     text = f"Data: {name} ({source})"
-    display({DATA_MIME: record, "text/plain": text, "text/html": f"<small>{html.escape(text)}</small>"}, raw=True)
+    display(
+        {
+            DATA_MIME: record,
+            "text/plain": text,
+            "text/html": f"<small>{html.escape(text)}</small>",
+        },
+        raw=True,
+    )

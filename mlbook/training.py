@@ -10,7 +10,11 @@ from torch import Tensor, nn
 
 
 def fit(
-    model: nn.Module, loss: Callable[[nn.Module], Tensor], steps: int, lr: float = 4e-3, average: float = 0.999
+    model: nn.Module,
+    loss: Callable[[nn.Module], Tensor],
+    steps: int,
+    lr: float = 4e-3,
+    average: float = 0.999,
 ) -> tuple[nn.Module, list[float], float]:
     """Minimise `loss(model)` by Adam: warm-up over 200 steps, cosine decay to 1 % of `lr`, averaged weights.
 
@@ -42,5 +46,7 @@ def fit(
         value.backward()
         optimizer.step()
         with torch.no_grad():
-            torch._foreach_lerp_(targets, weights, 1 - min(average, (step + 1) / (step + 10)))
+            torch._foreach_lerp_(
+                targets, weights, 1 - min(average, (step + 1) / (step + 10))
+            )
     return averaged.eval().requires_grad_(False), history, time.perf_counter() - start

@@ -6,9 +6,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import mlbook
 import nbformat
 import pytest
+
+import mlbook
 from book.build import execute, freshness, pages, repository
 from book.build.execute import BuildError
 
@@ -17,9 +18,18 @@ HEAD = "# {title}\n\nWhat it is for.\n"
 
 
 def write_chapter(path, *cells):
-    book = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "p", "language": "python"}})
-    book.cells = [nbformat.v4.new_markdown_cell(HEAD.format(title=path.stem.title()), id="head")]
-    book.cells += [nbformat.v4.new_code_cell(source, id=f"cell-{i}") for i, source in enumerate(cells)]
+    book = nbformat.v4.new_notebook(
+        metadata={
+            "kernelspec": {"name": "python3", "display_name": "p", "language": "python"}
+        }
+    )
+    book.cells = [
+        nbformat.v4.new_markdown_cell(HEAD.format(title=path.stem.title()), id="head")
+    ]
+    book.cells += [
+        nbformat.v4.new_code_cell(source, id=f"cell-{i}")
+        for i, source in enumerate(cells)
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(book, path)
     return path
@@ -43,7 +53,9 @@ def root(tmp_path):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    write_chapter(tmp_path / "notebooks/one.ipynb", "import mlbook.alone", "print('first')")
+    write_chapter(
+        tmp_path / "notebooks/one.ipynb", "import mlbook.alone", "print('first')"
+    )
     write_chapter(tmp_path / "notebooks/two.ipynb", "1 + 1")
     return tmp_path
 
@@ -56,17 +68,28 @@ def run(root, said=None):
 def test_imports_are_followed_wherever_they_stand():
     source = "def f():\n    from mlbook import flow, scale\nimport numpy\n"
     found = freshness.imported_modules(source, ROOT)
-    assert {"mlbook", "mlbook.flow", "mlbook.claims", "mlbook.source"} <= found.keys() and "mlbook.figures" not in found
+    assert {
+        "mlbook",
+        "mlbook.flow",
+        "mlbook.claims",
+        "mlbook.source",
+    } <= found.keys() and "mlbook.figures" not in found
     assert found["mlbook.flow"] == ROOT / "mlbook" / "flow.py"
 
 
 def test_relative_imports_are_followed(root):
     (root / "mlbook/alone.py").write_text("from . import deep\nfrom .other import z\n")
-    assert freshness.imported_modules("import mlbook.alone", root).keys() >= {"mlbook.alone", "mlbook.deep", "mlbook.other"}
+    assert freshness.imported_modules("import mlbook.alone", root).keys() >= {
+        "mlbook.alone",
+        "mlbook.deep",
+        "mlbook.other",
+    }
 
 
 def test_magics_do_not_disturb(root):
-    path = write_chapter(root / "notebooks/one.ipynb", "%pip list\n!ls\nimport mlbook.other")
+    path = write_chapter(
+        root / "notebooks/one.ipynb", "%pip list\n!ls\nimport mlbook.other"
+    )
     assert "mlbook.other" in freshness.dependencies(path, root)
 
 
@@ -78,15 +101,25 @@ def changed_names(root, change):
 
 
 def test_what_makes_a_chapter_stale(root, monkeypatch):
-    touch = lambda name: lambda: (root / name).write_text((root / name).read_text() + "# more\n")  # noqa: E731
+    def touch(name):
+        return lambda: (root / name).write_text((root / name).read_text() + "# more\n")
+
     assert changed_names(root, lambda: None) == []
     assert changed_names(root, touch("mlbook/deep.py")) == ["mlbook.deep"]
     assert changed_names(root, touch("mlbook/base.py")) == ["mlbook.base"]
-    assert changed_names(root, touch("mlbook/other.py")) == [], "a module that it does not import"
+    assert changed_names(root, touch("mlbook/other.py")) == [], (
+        "a module that it does not import"
+    )
     assert changed_names(root, touch("requirements.txt")) == ["requirements.txt"]
-    assert changed_names(root, lambda: monkeypatch.setenv("MLBOOK_SCALE", "cpu")) == ["scale"]
-    assert changed_names(root, lambda: monkeypatch.setenv("MLBOOK_PRICES", "/p")) == ["settings"]
-    assert changed_names(root, lambda: write_chapter(root / "notebooks/one.ipynb", "print('second')")) == [
+    assert changed_names(root, lambda: monkeypatch.setenv("MLBOOK_SCALE", "cpu")) == [
+        "scale"
+    ]
+    assert changed_names(root, lambda: monkeypatch.setenv("MLBOOK_PRICES", "/p")) == [
+        "settings"
+    ]
+    assert changed_names(
+        root, lambda: write_chapter(root / "notebooks/one.ipynb", "print('second')")
+    ) == [
         "its code",
         "mlbook",
         "mlbook.alone",
@@ -109,7 +142,12 @@ def test_data_that_changes_or_goes_makes_a_chapter_stale(root):
 
     file = root / "prices.csv"
     file.write_text("1")
-    record = {"data": [{"path": str(file), "sha256": hashlib.sha256(b"1").hexdigest()}, {"name": "made"}]}
+    record = {
+        "data": [
+            {"path": str(file), "sha256": hashlib.sha256(b"1").hexdigest()},
+            {"name": "made"},
+        ]
+    }
     assert freshness.stale_data(record) == []
     file.write_text("2")
     assert freshness.stale_data(record) == [str(file)]
@@ -120,7 +158,10 @@ def test_data_that_changes_or_goes_makes_a_chapter_stale(root):
 def test_unchanged_chapters_are_reused_and_prose_is_current(root):
     said = []
     first = run(root, said)
-    assert sum("executed in" in line for line in said) == 2 and first[0].book.cells[2].outputs[0].text == "first\n"
+    assert (
+        sum("executed in" in line for line in said) == 2
+        and first[0].book.cells[2].outputs[0].text == "first\n"
+    )
     book = nbformat.read(root / "notebooks/one.ipynb", 4)
     book.cells[0].source = HEAD.format(title="Renamed")
     nbformat.write(book, root / "notebooks/one.ipynb")
@@ -131,16 +172,24 @@ def test_unchanged_chapters_are_reused_and_prose_is_current(root):
 
 
 def test_a_failing_chapter_is_named_and_the_others_are_kept(root):
-    write_chapter(root / "notebooks/one.ipynb", "a = 1", "raise ArithmeticError('too hot')")
+    write_chapter(
+        root / "notebooks/one.ipynb", "a = 1", "raise ArithmeticError('too hot')"
+    )
     said = []
     with pytest.raises(BuildError) as error:
         run(root, said)
     text = str(error.value)
-    assert "one.ipynb: cell 2 (id cell-1)" in text and "ArithmeticError: too hot" in text and "\x1b" not in text
+    assert (
+        "one.ipynb: cell 2 (id cell-1)" in text
+        and "ArithmeticError: too hot" in text
+        and "\x1b" not in text
+    )
     write_chapter(root / "notebooks/one.ipynb", "a = 1")
     said.clear()
     run(root, said)
-    assert any("two: reused" in line for line in said), "what finished before the failure is resumed from"
+    assert any("two: reused" in line for line in said), (
+        "what finished before the failure is resumed from"
+    )
     assert any("one: executing" in line for line in said)
 
 
@@ -155,17 +204,25 @@ def test_half_a_record_counts_as_none(root):
     (root / "cache/one.json").write_text('{"dependencies": ')
     said = []
     run(root, said)
-    assert any("one: executing" in line for line in said) and any("two: reused" in line for line in said)
+    assert any("one: executing" in line for line in said) and any(
+        "two: reused" in line for line in said
+    )
 
 
 def test_a_figure_without_output_fails(root):
-    write_chapter(root / "notebooks/one.ipynb", "import matplotlib.pyplot as plt\nfig, ax = plt.subplots()\nplt.close()")
+    write_chapter(
+        root / "notebooks/one.ipynb",
+        "import matplotlib.pyplot as plt\nfig, ax = plt.subplots()\nplt.close()",
+    )
     with pytest.raises(BuildError, match=r"cell 1 .*nothing is visible"):
         run(root)
 
 
 def test_a_picture_without_alternative_text_fails(root):
-    write_chapter(root / "notebooks/one.ipynb", "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()")
+    write_chapter(
+        root / "notebooks/one.ipynb",
+        "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()",
+    )
     with pytest.raises(BuildError, match="without alternative text"):
         run(root)
 
@@ -185,7 +242,14 @@ CLAIM = "from IPython.display import display\ndisplay({{'{mime}': {record}, 'tex
 
 
 def claim_cell(id):
-    record = {"id": id, "statement": "1 < 2", "shown": "1", "verdict": "confirmed", "asserted": True, "source": ""}
+    record = {
+        "id": id,
+        "statement": "1 < 2",
+        "shown": "1",
+        "verdict": "confirmed",
+        "asserted": True,
+        "source": "",
+    }
     return CLAIM.format(mime="application/vnd.mlbook.claim+json", record=record)
 
 
@@ -201,15 +265,19 @@ def test_staged_claims_link_to_their_cells(root):
     assert pages.stage(root, root / "stage", run(root))
     text = (root / "stage/book/claims.md").read_text()
     assert '<a href="../notebooks/one.html#claim-a.b">1 &lt; 2</a>' in text
-    assert not pages.stage(root, root / "stage", run(root)), "nothing changed, nothing is written"
+    assert not pages.stage(root, root / "stage", run(root)), (
+        "nothing changed, nothing is written"
+    )
 
 
 def test_films_leave_the_notebook_when_staged(root):
-    cell = "from IPython.display import HTML\nHTML('<video aria-label=\"x\" src=\"data:video/mp4;base64,AAAA\"></video>')"
+    cell = 'from IPython.display import HTML\nHTML(\'<video aria-label="x" src="data:video/mp4;base64,AAAA"></video>\')'
     write_chapter(root / "notebooks/one.ipynb", cell)
     pages.stage(root, root / "stage", run(root))
     assert "base64" not in (root / "stage/notebooks/one.ipynb").read_text()
-    assert [p.read_bytes() for p in (root / "stage/book/_static/media").glob("*.mp4")] == [b"\0\0\0"]
+    assert [
+        p.read_bytes() for p in (root / "stage/book/_static/media").glob("*.mp4")
+    ] == [b"\0\0\0"]
 
 
 def test_every_notebook_is_in_the_table_of_contents(root):
@@ -233,23 +301,47 @@ def test_notebooks_are_committed_as_they_should_be(path):
     book = nbformat.read(path, 4)
     nbformat.validate(book)
     code = freshness.code_cells(book)
-    assert not any(cell.outputs or cell.execution_count for cell in code), "outputs are never committed"
+    assert not any(cell.outputs or cell.execution_count for cell in code), (
+        "outputs are never committed"
+    )
     assert len({cell.id for cell in book.cells}) == len(book.cells)
     assert any("claim(" in cell.source for cell in code)
     longest = max(code, key=lambda cell: cell.source.count("\n"))
-    assert longest.source.count("\n") < 65, f"a cell of more than a screen: {longest.source[:80]}"
-    prose = "\n".join(cell.source for cell in book.cells if cell.cell_type == "markdown")
-    assert not re.search(r"^(```\{|:::|\{\w+\}`)", prose, re.MULTILINE), "no MyST directives inside chapters"
-    assert r"\begin{align" not in prose.replace(r"\begin{aligned}", ""), "displays use aligned"
+    assert longest.source.count("\n") < 65, (
+        f"a cell of more than a screen: {longest.source[:80]}"
+    )
+    prose = "\n".join(
+        cell.source for cell in book.cells if cell.cell_type == "markdown"
+    )
+    assert not re.search(r"^(```\{|:::|\{\w+\}`)", prose, re.MULTILINE), (
+        "no MyST directives inside chapters"
+    )
+    assert r"\begin{align" not in prose.replace(r"\begin{aligned}", ""), (
+        "displays use aligned"
+    )
 
 
 def test_every_copy_of_the_address_is_the_same():
     address = mlbook.REPOSITORY
-    form = re.compile(r"https://github\.com/[\w.-]+/" + re.escape(address.rsplit("/", 1)[1]) + r"(?![\w-])")
-    found = {p: set(form.findall(p.read_text())) for p in repository.files(ROOT) if p.parent != ROOT / "tests"}
+    form = re.compile(
+        r"https://github\.com/[\w.-]+/"
+        + re.escape(address.rsplit("/", 1)[1])
+        + r"(?![\w-])"
+    )
+    found = {
+        p: set(form.findall(p.read_text()))
+        for p in repository.files(ROOT)
+        if p.parent != ROOT / "tests"
+    }
     assert {a for addresses in found.values() for a in addresses} == {address}
     holders = {str(p.relative_to(ROOT)) for p, addresses in found.items() if addresses}
-    assert {"_config.yml", "README.md", "pyproject.toml", "mlbook/source.py", "book/how-to-run.md"} <= holders
+    assert {
+        "_config.yml",
+        "README.md",
+        "pyproject.toml",
+        "mlbook/source.py",
+        "book/how-to-run.md",
+    } <= holders
     assert {f"notebooks/{p.name}" for p in NOTEBOOKS} <= holders
 
 
@@ -261,8 +353,13 @@ def test_set_repository_changes_all_copies(tmp_path):
         shutil.copy(path, target)
     new = "https://github.com/somebody/their-book"
     changed = repository.set_repository(tmp_path, mlbook.REPOSITORY, new + ".git")
-    assert tmp_path / "mlbook/source.py" in changed and tmp_path / "notebooks/flow-matching.ipynb" in changed
-    assert not [p for p in repository.files(tmp_path) if mlbook.REPOSITORY in p.read_text()]
+    assert (
+        tmp_path / "mlbook/source.py" in changed
+        and tmp_path / "notebooks/flow-matching.ipynb" in changed
+    )
+    assert not [
+        p for p in repository.files(tmp_path) if mlbook.REPOSITORY in p.read_text()
+    ]
     assert json.loads((tmp_path / "notebooks/flow-matching.ipynb").read_text())["cells"]
     with pytest.raises(ValueError, match="'not an address'"):
         repository.set_repository(tmp_path, new, "not an address")
@@ -272,14 +369,22 @@ def test_one_version():
     from mlbook.source import TAG
 
     pyproject = (ROOT / "pyproject.toml").read_text()
-    assert TAG == f"v{mlbook.__version__}" and f'version = "{mlbook.__version__}"' in pyproject
+    assert (
+        TAG == f"v{mlbook.__version__}"
+        and f'version = "{mlbook.__version__}"' in pyproject
+    )
     assert f"branch: {TAG}\n" in (ROOT / "_config.yml").read_text()
     for path in NOTEBOOKS:
         assert f"{mlbook.REPOSITORY}@{TAG}" in path.read_text()
 
 
 def test_the_lock_is_complete_and_free_of_cuda():
-    names = {re.split(r"[=<> ;\[]", line)[0] for line in (ROOT / "requirements.txt").read_text().splitlines()}
+    names = {
+        re.split(r"[=<> ;\[]", line)[0]
+        for line in (ROOT / "requirements.txt").read_text().splitlines()
+    }
     assert {"torch", "triton", "jupyter-book", "torchdiffeq"} <= names
     assert not [n for n in names if n.startswith(("nvidia-", "cuda-"))]
-    assert all("==" in line for line in (ROOT / "requirements.txt").read_text().splitlines())
+    assert all(
+        "==" in line for line in (ROOT / "requirements.txt").read_text().splitlines()
+    )

@@ -3,10 +3,11 @@
 import math
 import random
 
-import mlbook
 import numpy as np
 import pytest
 import torch
+
+import mlbook
 from mlbook import claims, source
 from mlbook.claims import ClaimFailed, claim
 
@@ -64,7 +65,11 @@ def test_a_claim_that_holds_is_displayed_with_its_record(displayed):
     (bundle,) = displayed
     record = bundle[claims.MIME]
     assert record["holds"] and record["shown"] == "1 < 2 nats"
-    assert 'id="claim-a.b"' in bundle["text/html"] and "x &lt; y" in bundle["text/html"] and "S &amp; T" in bundle["text/html"]
+    assert (
+        'id="claim-a.b"' in bundle["text/html"]
+        and "x &lt; y" in bundle["text/html"]
+        and "S &amp; T" in bundle["text/html"]
+    )
 
 
 @pytest.mark.parametrize("measured", [2.0, 3.0, math.nan, math.inf])
@@ -82,7 +87,9 @@ def test_a_fact_is_its_own_bound(displayed):
         claim("a.b", "mixed", measured=True, below=1.0)
 
 
-def test_claims_that_need_larger_scales_are_not_asserted_at_smoke(displayed, monkeypatch):
+def test_claims_that_need_larger_scales_are_not_asserted_at_smoke(
+    displayed, monkeypatch
+):
     claim("a.b", "trained", measured=9.0, below=1.0, at_smoke=False)
     assert "not asserted at this scale" in displayed[0]["text/plain"]
     monkeypatch.setenv("MLBOOK_SCALE", "cpu")
@@ -90,7 +97,9 @@ def test_claims_that_need_larger_scales_are_not_asserted_at_smoke(displayed, mon
         claim("a.b", "trained", measured=9.0, below=1.0, at_smoke=False)
 
 
-@pytest.mark.parametrize("bad", ["", "flow", "Flow.x", "flow.x y", "flow..x", 'flow.x"'])
+@pytest.mark.parametrize(
+    "bad", ["", "flow", "Flow.x", "flow.x y", "flow..x", 'flow.x"']
+)
 def test_a_claims_id_is_checked(bad):
     with pytest.raises(ValueError, match="id reads"):
         claim(bad, "s", measured=1.0, below=2.0)
@@ -106,7 +115,10 @@ def test_a_claim_needs_a_bound_and_a_known_verdict():
 def test_show_gives_the_source_and_its_lines(displayed):
     mlbook.show(mlbook.scale)
     text = displayed[0].data
-    assert text.startswith("```python\ndef scale(*, smoke, cpu, gpu):") and "/mlbook/__init__.py#L" in text
+    assert (
+        text.startswith("```python\ndef scale(*, smoke, cpu, gpu):")
+        and "/mlbook/__init__.py#L" in text
+    )
 
 
 def test_show_dedents_methods(displayed):
@@ -114,7 +126,11 @@ def test_show_dedents_methods(displayed):
 
     mlbook.show(GaussianPath.sample)
     body = displayed[0].data.split("```")[1]
-    assert body.startswith("python\ndef sample(self") and '\n    """The point' in body and "\n        z: data" in body
+    assert (
+        body.startswith("python\ndef sample(self")
+        and '\n    """The point' in body
+        and "\n        z: data" in body
+    )
 
 
 @pytest.mark.parametrize("thing", [len, 3, "text"])
@@ -127,6 +143,9 @@ def test_data_records_the_file_it_read(displayed, tmp_path):
     file = tmp_path / "prices.csv"
     file.write_text("1,2")
     mlbook.data("prices", "made here", file)
-    assert displayed[0][source.DATA_MIME]["path"] == str(file) and len(displayed[0][source.DATA_MIME]["sha256"]) == 64
+    assert (
+        displayed[0][source.DATA_MIME]["path"] == str(file)
+        and len(displayed[0][source.DATA_MIME]["sha256"]) == 64
+    )
     with pytest.raises(FileNotFoundError):
         mlbook.data("prices", "made here", tmp_path / "absent.csv")

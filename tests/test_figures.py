@@ -7,6 +7,7 @@ import subprocess
 import imageio_ffmpeg
 import matplotlib.pyplot as plt
 import pytest
+
 from mlbook import figures
 
 
@@ -29,8 +30,16 @@ def plot():
 def test_a_still_uses_the_pages_ink_and_palette(html):
     figures.show(plot(), alt='it falls & is "straight"', caption="A < B")
     (text,) = html
-    assert "currentColor" in text and "var(--mlbook-blue,#0072b2)" in text and figures.INK not in text
-    assert 'aria-label="it falls &amp; is &quot;straight&quot;"' in text and "A &lt; B" in text and "Scale: smoke." in text
+    assert (
+        "currentColor" in text
+        and "var(--mlbook-blue,#0072b2)" in text
+        and figures.INK not in text
+    )
+    assert (
+        'aria-label="it falls &amp; is &quot;straight&quot;"' in text
+        and "A &lt; B" in text
+        and "Scale: smoke." in text
+    )
     assert not plt.get_fignums(), "the figure is closed"
 
 
@@ -40,7 +49,9 @@ def test_two_figures_share_no_id(html):
     ids = [set(re.findall(r'\bid="([^"]+)"', text)) for text in html]
     assert ids[0] and not ids[0] & ids[1]
     for text, own in zip(html, ids, strict=True):
-        assert set(re.findall(r'href="#([^"]+)"', text)) <= own, "every reference resolves inside its figure"
+        assert set(re.findall(r'href="#([^"]+)"', text)) <= own, (
+            "every reference resolves inside its figure"
+        )
 
 
 def test_the_same_figure_gives_the_same_bytes(html):
@@ -67,11 +78,17 @@ def test_a_film_is_small_h264_of_all_its_frames(html, tmp_path):
     figures.film(fig, lambda i: dot.set_data([i], [0]), 12, alt="a dot moves right")
     (text,) = html
     video = base64.b64decode(re.search(r'src="data:video/mp4;base64,([^"]+)"', text)[1])
-    assert 'poster="data:image/jpeg' in text and 'aria-label="a dot moves right"' in text and len(video) < 100_000
+    assert (
+        'poster="data:image/jpeg' in text
+        and 'aria-label="a dot moves right"' in text
+        and len(video) < 100_000
+    )
     path = tmp_path / "film.mp4"
     path.write_bytes(video)
     frames, _ = imageio_ffmpeg.count_frames_and_secs(str(path))
-    about = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-i", path], capture_output=True, text=True).stderr
+    about = subprocess.run(
+        [imageio_ffmpeg.get_ffmpeg_exe(), "-i", path], capture_output=True, text=True
+    ).stderr
     assert frames == 12 and "h264" in about and "yuv420p" in about
 
 
@@ -90,7 +107,10 @@ def test_a_slider_holds_every_frame_and_shows_one(html):
     figures.slider(lambda v: plot(), [1, 2, 3], label="base", alt="lines", start=1)
     (text,) = html
     frames = re.findall(r'<div class="mlbook-frame" data-value="(\d)"( hidden)?>', text)
-    assert frames == [("1", " hidden"), ("2", ""), ("3", " hidden")] and "<output>2</output>" in text
+    assert (
+        frames == [("1", " hidden"), ("2", ""), ("3", " hidden")]
+        and "<output>2</output>" in text
+    )
     assert 'aria-label="lines (base = 3)"' in text
 
 

@@ -44,7 +44,11 @@ def add_lab_button(app, pagename, templatename, context, doctree) -> None:
 def finish_html(app, pagename, templatename, context, doctree) -> None:
     """Regions that scroll sideways must be reachable with the keyboard."""
     if body := context.get("body"):
-        context["body"] = re.sub(r'<div class="highlight"><pre>', '<div class="highlight"><pre tabindex="0">', body)
+        context["body"] = re.sub(
+            r'<div class="highlight"><pre>',
+            '<div class="highlight"><pre tabindex="0">',
+            body,
+        )
 
 
 def setup(app):

@@ -24,12 +24,18 @@ def build(root: Path, out: Path, name: str | None = None) -> Path:
     """
     paths = pages.chapter_paths(root)
     if name is not None:
-        paths = [p for p in paths if p.stem == name.removesuffix(".ipynb").removeprefix("notebooks/")]
+        paths = [
+            p
+            for p in paths
+            if p.stem == name.removesuffix(".ipynb").removeprefix("notebooks/")
+        ]
         if not paths:
             known = ", ".join(p.stem for p in pages.chapter_paths(root))
             raise BuildError(f"there is no chapter {name!r}; the chapters are: {known}")
     say(f"Chapters ({mlbook.scale_name()} scale)")
-    chapters = execute.chapters(paths, root, out / "chapters" / mlbook.scale_name(), say)
+    chapters = execute.chapters(
+        paths, root, out / "chapters" / mlbook.scale_name(), say
+    )
     target = out if name is None else out / "alone" / paths[0].stem
     site, done = target / "html", target / "rendered"
     if pages.stage(root, target / "stage", chapters) or not done.exists():
@@ -51,15 +57,28 @@ def render(target: Path) -> None:
     say("Pages: rendering")
     start = time.perf_counter()
     tool = Path(sys.executable).with_name("jupyter-book")
-    command = [tool, "build", target / "stage", "--path-output", target, "--warningiserror", "--keep-going"]
+    command = [
+        tool,
+        "build",
+        target / "stage",
+        "--path-output",
+        target,
+        "--warningiserror",
+        "--keep-going",
+    ]
     # What Jupyter Book makes goes to target/_build; a link gives it the shorter name.
     work = target / "_build"
+    shutil.rmtree(
+        work / "html" / "_static" / "media", ignore_errors=True
+    )  # Sphinx would keep films of earlier runs
     run = subprocess.run(command, capture_output=True, text=True)
     if run.returncode:
         # Sphinx repeats no warning for a page it need not read again: forget what it read, or the next run would pass
         shutil.rmtree(work / ".doctrees", ignore_errors=True)
         lines = (run.stdout + run.stderr).splitlines()
-        wrong = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-40:]
+        wrong = [
+            line for line in lines if "WARNING" in line or "ERROR" in line
+        ] or lines[-40:]
         raise BuildError("Sphinx complains:\n" + "\n".join(wrong))
     shutil.rmtree(target / "html", ignore_errors=True)
     shutil.copytree(work / "html", target / "html")
@@ -68,8 +87,12 @@ def render(target: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m book.build", description=__doc__)
-    parser.add_argument("name", nargs="?", help="one chapter alone, such as flow-matching")
-    parser.add_argument("--out", type=Path, default=ROOT / "_build", help="where to build")
+    parser.add_argument(
+        "name", nargs="?", help="one chapter alone, such as flow-matching"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "_build", help="where to build"
+    )
     args = parser.parse_args()
     try:
         page = build(ROOT, args.out.resolve(), args.name)

@@ -58,7 +58,9 @@ def chapters(paths: list[Path], root: Path, cache: Path, say=print) -> list[Chap
             stale[path] = (now, why)
         else:
             record = _record(cache, path.stem)
-            say(f"  {path.stem}: reused (executed {record['when']} in {record['seconds']:.0f} s)")
+            say(
+                f"  {path.stem}: reused (executed {record['when']} in {record['seconds']:.0f} s)"
+            )
     workers = max(1, min(len(stale), os.cpu_count() or 1))
     threads = max(1, (os.cpu_count() or 1) // workers)
     failed: list[BuildError] = []
@@ -74,7 +76,9 @@ def chapters(paths: list[Path], root: Path, cache: Path, say=print) -> list[Chap
             failed.append(error)
             say(f"  {path.stem}: failed")
         else:
-            say(f"  {path.stem}: executed in {record['seconds']:.0f} s, peak {record['peak_mb']:,.0f} MB")
+            say(
+                f"  {path.stem}: executed in {record['seconds']:.0f} s, peak {record['peak_mb']:,.0f} MB"
+            )
 
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(work, stale))
@@ -94,18 +98,29 @@ def _load(path: Path, cache: Path) -> Chapter:
     """The notebook as it now reads, with the outputs that its code gave."""
     book = nbformat.read(path, as_version=4)
     outputs = nbformat.read(cache / f"{path.stem}.ipynb", as_version=4)
-    for cell, ran in zip(freshness.code_cells(book), freshness.code_cells(outputs), strict=True):
+    for cell, ran in zip(
+        freshness.code_cells(book), freshness.code_cells(outputs), strict=True
+    ):
         cell.outputs, cell.execution_count = ran.outputs, ran.execution_count
-    book.metadata["language_info"] = outputs.metadata["language_info"]  # Sphinx colours the code by it
+    book.metadata["language_info"] = outputs.metadata[
+        "language_info"
+    ]  # Sphinx colours the code by it
     return Chapter(path.stem, path, book, _record(cache, path.stem))
 
 
 def _execute(path: Path, cache: Path, threads: int, dependencies: dict) -> dict:
     book = nbformat.read(path, as_version=4)
-    env = os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    env = os.environ | {
+        name: str(threads)
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    }
     env |= {"MLBOOK_SCALE": mlbook.scale_name(), "PYTHONHASHSEED": "0"}
     client = NotebookClient(
-        book, timeout=CELL_TIMEOUT, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+        book,
+        timeout=CELL_TIMEOUT,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.parent)}},
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],
     )
     peak = _Peak(client)
     start = time.perf_counter()
@@ -116,7 +131,8 @@ def _execute(path: Path, cache: Path, threads: int, dependencies: dict) -> dict:
         number, cell = next(
             (i, c)
             for i, c in enumerate(book.cells)
-            if c.cell_type == "code" and any(o.output_type == "error" for o in c.outputs)
+            if c.cell_type == "code"
+            and any(o.output_type == "error" for o in c.outputs)
         )
         raise BuildError(
             f"{path.name}: cell {number} (id {cell.id}) failed.\n\n{cell.source}\n\n{_plain(error.traceback)}"
@@ -138,7 +154,9 @@ def _execute(path: Path, cache: Path, threads: int, dependencies: dict) -> dict:
         "data": _collect(book, DATA_MIME),
     }
     nbformat.write(book, cache / f"{path.stem}.ipynb")
-    (cache / f"{path.stem}.json").write_text(json.dumps(record, indent=1))  # last: a record means a whole execution
+    (cache / f"{path.stem}.json").write_text(
+        json.dumps(record, indent=1)
+    )  # last: a record means a whole execution
     return record
 
 
@@ -158,31 +176,56 @@ def check_outputs(name: str, book: nbformat.NotebookNode) -> None:
             for kind, text in output.get("data", {}).items()
             if kind.startswith("image/") or kind == "text/html"
         ]
-        pictures = [s for s in shown if re.search(r"^image/|<(svg|img|video|canvas)\b", s)]
+        pictures = [
+            s for s in shown if re.search(r"^image/|<(svg|img|video|canvas)\b", s)
+        ]
         if _draws(cell.source) and not pictures:
-            raise BuildError(f"{where} draws a figure, and nothing is visible in its output")
+            raise BuildError(
+                f"{where} draws a figure, and nothing is visible in its output"
+            )
         for picture in pictures:
             tags = re.findall(r"<(?:svg|img|video|canvas)\b[^>]*", picture)
-            if picture.startswith("image/") or not all(re.search(r'(aria-label|alt)="[^"]', tag) for tag in tags):
-                raise BuildError(f"{where} shows a picture without alternative text: use mlbook.figures.show(fig, alt=…)")
+            if picture.startswith("image/") or not all(
+                re.search(r'(aria-label|alt)="[^"]', tag) for tag in tags
+            ):
+                raise BuildError(
+                    f"{where} shows a picture without alternative text: use mlbook.figures.show(fig, alt=…)"
+                )
         for output in cell.outputs:
             if output.output_type == "stream" and output.name == "stderr":
-                raise BuildError(f"{where} printed to stderr, which readers would see:\n{output.text[:2000]}")
+                raise BuildError(
+                    f"{where} printed to stderr, which readers would see:\n{output.text[:2000]}"
+                )
 
 
 def _draws(source: str) -> bool:
     """Whether a cell makes a figure: it calls `figures.show`, `.film` or `.slider`, or makes a matplotlib figure and
     does not merely define the function that does."""
     tree = ast.parse(TransformerManager().transform_cell(source))
-    tree.body = [n for n in tree.body if not isinstance(n, (ast.FunctionDef, ast.ClassDef))]
-    calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    makers = {"figures.show", "figures.film", "figures.slider", "plt.subplots", "plt.figure", "plt.show", "plt.plot"}
+    tree.body = [
+        n for n in tree.body if not isinstance(n, (ast.FunctionDef, ast.ClassDef))
+    ]
+    calls = {
+        ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)
+    }
+    makers = {
+        "figures.show",
+        "figures.film",
+        "figures.slider",
+        "plt.subplots",
+        "plt.figure",
+        "plt.show",
+        "plt.plot",
+    }
     return bool(calls & makers)
 
 
 def _collect(book: nbformat.NotebookNode, mime: str) -> list[dict]:
     return [
-        output.data[mime] for cell in freshness.code_cells(book) for output in cell.outputs if mime in output.get("data", {})
+        output.data[mime]
+        for cell in freshness.code_cells(book)
+        for output in cell.outputs
+        if mime in output.get("data", {})
     ]
 
 
@@ -216,7 +259,10 @@ class _Peak:
                 continue
             try:
                 kernel = psutil.Process(pid)
-                now = sum(p.memory_info().rss for p in [kernel, *kernel.children(recursive=True)])
+                now = sum(
+                    p.memory_info().rss
+                    for p in [kernel, *kernel.children(recursive=True)]
+                )
             except psutil.Error:
                 continue
             self.bytes = max(self.bytes, now)

@@ -22,16 +22,27 @@ def dependencies(notebook: Path, root: Path) -> dict[str, str]:
     """
     code = code_cells(nbformat.read(notebook, as_version=4))
     found = {
-        "its code": _sha("\0".join(f"{cell.source}\n{sorted(cell.metadata.get('tags', []))}" for cell in code)),
+        "its code": _sha(
+            "\0".join(
+                f"{cell.source}\n{sorted(cell.metadata.get('tags', []))}"
+                for cell in code
+            )
+        ),
         "requirements.txt": _sha((root / "requirements.txt").read_text()),
         "Python": platform.python_version(),
         "scale": mlbook.scale_name(),
         "device": device_name(),
         "settings": json.dumps(
-            {k: v for k, v in sorted(os.environ.items()) if k.startswith("MLBOOK_") and k != "MLBOOK_SCALE"}
+            {
+                k: v
+                for k, v in sorted(os.environ.items())
+                if k.startswith("MLBOOK_") and k != "MLBOOK_SCALE"
+            }
         ),
     }
-    source = "\n".join(TransformerManager().transform_cell(cell.source) for cell in code)
+    source = "\n".join(
+        TransformerManager().transform_cell(cell.source) for cell in code
+    )
     for module, path in imported_modules(source, root).items():
         found[module] = _sha(path.read_text())
     return found
@@ -44,7 +55,11 @@ def code_cells(book: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
 def device_name() -> str:
     import torch
 
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    return (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"{platform.machine()} CPU"
+    )
 
 
 def changes(record: dict | None, now: dict[str, str]) -> list[str]:
@@ -52,7 +67,9 @@ def changes(record: dict | None, now: dict[str, str]) -> list[str]:
     if record is None:
         return ["not executed before"]
     before = record["dependencies"]
-    return sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k)) + stale_data(record)
+    return sorted(
+        k for k in before.keys() | now.keys() if before.get(k) != now.get(k)
+    ) + stale_data(record)
 
 
 def stale_data(record: dict) -> list[str]:
@@ -63,12 +80,15 @@ def stale_data(record: dict) -> list[str]:
         if "path" in item
         and not (
             Path(item["path"]).is_file()
-            and hashlib.sha256(Path(item["path"]).read_bytes()).hexdigest() == item["sha256"]
+            and hashlib.sha256(Path(item["path"]).read_bytes()).hexdigest()
+            == item["sha256"]
         )
     ]
 
 
-def imported_modules(source: str, root: Path, package: str = "mlbook") -> dict[str, Path]:
+def imported_modules(
+    source: str, root: Path, package: str = "mlbook"
+) -> dict[str, Path]:
     """The modules of `package` that `source` imports, transitively, wherever the import stands; name → file."""
     found: dict[str, Path] = {}
     queue = _names(source, package, package)
@@ -97,7 +117,9 @@ def _names(source: str, package: str, here: str) -> set[str]:
                 base = ".".join([*parents, *([node.module] if node.module else [])])
             names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
     names = {n for n in names if n == package or n.startswith(package + ".")}
-    return names | {".".join(n.split(".")[:i]) for n in names for i in range(1, n.count(".") + 1)}
+    return names | {
+        ".".join(n.split(".")[:i]) for n in names for i in range(1, n.count(".") + 1)
+    }
 
 
 def _sha(text: str) -> str:

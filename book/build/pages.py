@@ -15,7 +15,7 @@ from book.build import freshness
 from book.build.execute import BuildError, Chapter
 
 SITE = ["_config.yml", "_toc.yml", "book"]  # what is copied as it is
-DATA_URI = re.compile(r'data:(video/mp4|image/jpeg);base64,([A-Za-z0-9+/=]+)')
+DATA_URI = re.compile(r"data:(video/mp4|image/jpeg);base64,([A-Za-z0-9+/=]+)")
 SUFFIX = {"video/mp4": ".mp4", "image/jpeg": ".jpg"}
 
 
@@ -26,10 +26,14 @@ def chapter_paths(root: Path) -> list[Path]:
         BuildError: the table names a notebook that is not there, or leaves one out.
     """
     toc = yaml.safe_load((root / "_toc.yml").read_text())
-    named = [root / f"{name}.ipynb" for name in _files(toc) if name.startswith("notebooks/")]
+    named = [
+        root / f"{name}.ipynb" for name in _files(toc) if name.startswith("notebooks/")
+    ]
     there = set((root / "notebooks").glob("*.ipynb"))
     if missing := [str(p.relative_to(root)) for p in named if p not in there]:
-        raise BuildError(f"_toc.yml names notebooks that do not exist: {', '.join(missing)}")
+        raise BuildError(
+            f"_toc.yml names notebooks that do not exist: {', '.join(missing)}"
+        )
     if left_out := sorted(p.name for p in there - set(named)):
         raise BuildError(f"_toc.yml leaves out: {', '.join(left_out)}")
     return named
@@ -40,7 +44,9 @@ def _files(node) -> list[str]:
         return [name for item in node for name in _files(item)]
     if isinstance(node, dict):
         return [node[key] for key in ("root", "file") if key in node] + [
-            name for key in ("parts", "chapters", "sections") for name in _files(node.get(key, []))
+            name
+            for key in ("parts", "chapters", "sections")
+            for name in _files(node.get(key, []))
         ]
     return []
 
@@ -54,11 +60,21 @@ def stage(root: Path, folder: Path, chapters: list[Chapter]) -> bool:
     check_claims(chapters)
     files: dict[str, bytes] = {}
     for name in SITE:
-        paths = [root / name] if (root / name).is_file() else sorted((root / name).rglob("*"))
+        paths = (
+            [root / name]
+            if (root / name).is_file()
+            else sorted((root / name).rglob("*"))
+        )
         for path in paths:
-            if path.is_file() and "__pycache__" not in path.parts and "build" not in path.relative_to(root).parts:
+            if (
+                path.is_file()
+                and "__pycache__" not in path.parts
+                and "build" not in path.relative_to(root).parts
+            ):
                 files[str(path.relative_to(root))] = path.read_bytes()
-    if {c.path for c in chapters} != {root / f"{n}.ipynb" for n in _files(yaml.safe_load(files["_toc.yml"]))[1:]}:
+    if {c.path for c in chapters} != {
+        root / f"{n}.ipynb" for n in _files(yaml.safe_load(files["_toc.yml"]))[1:]
+    }:
         files["_toc.yml"] = _toc_of(yaml.safe_load(files["_toc.yml"]), chapters)
     for chapter in chapters:
         files |= _chapter_files(chapter, root)
@@ -82,7 +98,9 @@ def check_claims(chapters: list[Chapter]) -> None:
     for chapter in chapters:
         for item in chapter.record["claims"]:
             if item["id"] in first:
-                raise BuildError(f"the claim id {item['id']} is used twice: {first[item['id']]} and {chapter.name}")
+                raise BuildError(
+                    f"the claim id {item['id']} is used twice: {first[item['id']]} and {chapter.name}"
+                )
             first[item["id"]] = chapter.name
 
 
@@ -92,7 +110,12 @@ def _toc_of(toc: dict, chapters: list[Chapter]) -> bytes:
 
     def prune(node):
         if isinstance(node, list):
-            return [prune(i) for i in node if not ("file" in i and i["file"].startswith("notebooks/")) or i["file"] in kept]
+            return [
+                prune(i)
+                for i in node
+                if not ("file" in i and i["file"].startswith("notebooks/"))
+                or i["file"] in kept
+            ]
         return {k: prune(v) if isinstance(v, list) else v for k, v in node.items()}
 
     toc = prune(toc)
@@ -115,25 +138,47 @@ def _chapter_files(chapter: Chapter, root: Path) -> dict[str, bytes]:
     for cell in freshness.code_cells(book):
         for output in cell.outputs:
             if "text/html" in output.get("data", {}):
-                output.data["text/html"] = DATA_URI.sub(outside, output.data["text/html"])
-    book.cells.insert(1, nbformat.v4.new_markdown_cell(_runs_on(chapter, root), id="runs-on"))
-    book.cells.append(nbformat.v4.new_markdown_cell(_provenance(chapter), id="provenance"))
+                output.data["text/html"] = DATA_URI.sub(
+                    outside, output.data["text/html"]
+                )
+    book.cells.insert(
+        1, nbformat.v4.new_markdown_cell(_runs_on(chapter, root), id="runs-on")
+    )
+    book.cells.append(
+        nbformat.v4.new_markdown_cell(_provenance(chapter), id="provenance")
+    )
     files[f"notebooks/{chapter.name}.ipynb"] = nbformat.writes(book).encode()
     return files
 
 
 def _runs_on(chapter: Chapter, root: Path) -> str:
     """The row under the title: measured minutes and memory, here and on recorded machines."""
-    rows = [{**chapter.record, "device": f"{chapter.record['device']}, {chapter.record['threads']} threads"}]
-    for path in sorted((root / "benchmarks" / "results").glob(f"chapter-{chapter.name}-*.json")):
+    rows = [
+        {
+            **chapter.record,
+            "device": f"{chapter.record['device']}, {chapter.record['threads']} threads",
+        }
+    ]
+    for path in sorted(
+        (root / "benchmarks" / "results").glob(f"chapter-{chapter.name}-*.json")
+    ):
         rows.append(json.loads(path.read_text()))
-    cells = [f"{r['device']}: **{_minutes(r['seconds'])}**, {r['peak_mb'] / 1000:.1f} GB (scale `{r['scale']}`)" for r in rows]
-    return '<p class="runs-on">Runs on any CPU or GPU. Measured: ' + "; ".join(map(_inline, cells)) + ".</p>"
+    cells = [
+        f"{r['device']}: **{_minutes(r['seconds'])}**, {r['peak_mb'] / 1000:.1f} GB (scale `{r['scale']}`)"
+        for r in rows
+    ]
+    return (
+        '<p class="runs-on">Runs on any CPU or GPU. Measured: '
+        + "; ".join(map(_inline, cells))
+        + ".</p>"
+    )
 
 
 def _inline(text: str) -> str:
     """The little Markdown that `_runs_on` uses, as HTML: a raw paragraph may carry a class."""
-    return re.sub(r"`(.+?)`", r"<code>\1</code>", re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", text))
+    return re.sub(
+        r"`(.+?)`", r"<code>\1</code>", re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", text)
+    )
 
 
 def _minutes(seconds: float) -> str:
@@ -143,7 +188,10 @@ def _minutes(seconds: float) -> str:
 def _provenance(chapter: Chapter) -> str:
     r = chapter.record
     versions = ", ".join(f"{k} {v}" for k, v in r["versions"].items())
-    sources = "; ".join(f"{d['name']} ({d['source']})" for d in r["data"]) or "made by the chapter itself"
+    sources = (
+        "; ".join(f"{d['name']} ({d['source']})" for d in r["data"])
+        or "made by the chapter itself"
+    )
     return (
         f'<p class="provenance">This page shows an execution of {r["when"]}: {r["seconds"]:.0f} s, peak memory '
         f"{r['peak_mb']:,} MB, scale {r['scale']}, on {r['device']} with {r['threads']} threads, "
@@ -159,7 +207,12 @@ def _first_paragraph(chapter: Chapter) -> str:
 
 def _pictures(chapter: Chapter) -> list[str]:
     """The HTML of the chapter's films and drawings, in order."""
-    htmls = [o.data["text/html"] for c in freshness.code_cells(chapter.book) for o in c.outputs if "text/html" in o.get("data", {})]
+    htmls = [
+        o.data["text/html"]
+        for c in freshness.code_cells(chapter.book)
+        for o in c.outputs
+        if "text/html" in o.get("data", {})
+    ]
     return [h for h in htmls if "<video" in h or "<svg" in h]
 
 
@@ -186,8 +239,17 @@ def _cards(chapters: list[Chapter]) -> str:
     """The table of chapters: picture, title, what the reader will be able to do, and how long it runs."""
     cards = []
     for chapter in chapters:
-        poster = next((m[1] for p in _pictures(chapter) if (m := re.search(r'poster="([^"]+)"', p))), None)
-        picture = f'<img alt="" src="{_local(poster, "../")}">' if poster else ""
+        film = next(
+            (
+                m
+                for p in _pictures(chapter)
+                if (m := re.search(r'aria-label="([^"]+)" poster="([^"]+)"', p))
+            ),
+            None,
+        )
+        picture = (
+            f'<img alt="{film[1]}" src="{_local(film[2], "../")}">' if film else ""
+        )
         cards.append(
             f'<a class="chapter-card" href="../notebooks/{chapter.name}.html">{picture}<span><b>{html.escape(chapter.title)}</b>'
             f"<span>{html.escape(_first_paragraph(chapter))}</span><small>{_minutes(chapter.record['seconds'])} to run; "
@@ -213,7 +275,11 @@ def claims_table(chapters: list[Chapter]) -> str:
 
 def status_table(chapters: list[Chapter]) -> str:
     """When, where and how long each chapter last ran, as a Markdown table."""
-    head = "| Chapter | Executed | Seconds | Peak memory | Scale | Device | Claims | Data |\n" + "| --- " * 8 + "|\n"
+    head = (
+        "| Chapter | Executed | Seconds | Peak memory | Scale | Device | Claims | Data |\n"
+        + "| --- " * 8
+        + "|\n"
+    )
     return head + "\n".join(
         f"| [{c.title}](../notebooks/{c.name}.ipynb) | {c.record['when']} | {c.record['seconds']:.0f} "
         f"| {c.record['peak_mb']:,} MB | {c.record['scale']} | {c.record['device']}, {c.record['threads']} threads "
@@ -225,7 +291,9 @@ def status_table(chapters: list[Chapter]) -> str:
 def _write(folder: Path, files: dict[str, bytes]) -> bool:
     """Make `folder` hold exactly `files`, touching only what differs (Sphinx rereads what was touched)."""
     changed = False
-    for path in [p for p in folder.rglob("*") if p.is_file()] if folder.exists() else []:
+    for path in (
+        [p for p in folder.rglob("*") if p.is_file()] if folder.exists() else []
+    ):
         if str(path.relative_to(folder)) not in files:
             path.unlink()
             changed = True

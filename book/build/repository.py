@@ -17,10 +17,15 @@ FORM = r"https://[A-Za-z0-9.-]+/[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+"
 def files(root: Path) -> list[Path]:
     """Every text file of the project that git knows or would add."""
     names = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=root, capture_output=True, check=True
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=root,
+        capture_output=True,
+        check=True,
     ).stdout.decode()
     paths = [root / name for name in names.split("\0") if name]
-    return [p for p in paths if p.is_file() and p.suffix not in {".png", ".jpg", ".mp4"}]
+    return [
+        p for p in paths if p.is_file() and p.suffix not in {".png", ".jpg", ".mp4"}
+    ]
 
 
 def set_repository(root: Path, old: str, new: str) -> list[Path]:
@@ -31,7 +36,9 @@ def set_repository(root: Path, old: str, new: str) -> list[Path]:
     """
     new = new.strip().removesuffix("/").removesuffix(".git")
     if not re.fullmatch(FORM, new):
-        raise ValueError(f"an address reads https://github.com/account/repository, got {new!r}")
+        raise ValueError(
+            f"an address reads https://github.com/account/repository, got {new!r}"
+        )
     changed = []
     for path in files(root):
         text = path.read_text()
