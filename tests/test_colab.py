@@ -9,16 +9,28 @@ import sys
 import venv
 from pathlib import Path
 
-import mlbook
 import nbformat
 import pytest
-from mlbook.source import TAG
 from packaging.requirements import Requirement
+
+import mlbook
+from mlbook.source import TAG
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # What Colab's image has that matters here; with what these need.
-COLAB = ["torch", "torchvision", "numpy", "scipy", "scikit-learn", "pandas", "matplotlib", "ipykernel", "nbclient", "pip"]
+COLAB = [
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "pandas",
+    "matplotlib",
+    "ipykernel",
+    "nbclient",
+    "pip",
+]
 
 
 def closure(names):
@@ -27,7 +39,9 @@ def closure(names):
     while queue:
         requirement = queue.pop()
         key = re.sub(r"[-_.]+", "-", requirement.name).lower()
-        if key in found or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+        if key in found or (
+            requirement.marker and not requirement.marker.evaluate({"extra": ""})
+        ):
             continue
         try:
             found[key] = importlib.metadata.distribution(requirement.name)
@@ -41,7 +55,19 @@ def closure(names):
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT], check=True, timeout=300
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--quiet",
+            "--no-deps",
+            "--wheel-dir",
+            folder,
+            ROOT,
+        ],
+        check=True,
+        timeout=300,
     )
     return next(folder.glob("mlbook-*.whl"))
 
@@ -55,7 +81,11 @@ def colab(tmp_path):
     for distribution in closure(COLAB).values():
         for file in distribution.files or []:
             source, target = Path(distribution.locate_file(file)), site / file
-            if ".." in file.parts or not source.is_file() or "__pycache__" in file.parts:
+            if (
+                ".." in file.parts
+                or not source.is_file()
+                or "__pycache__" in file.parts
+            ):
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
             if not target.exists():
@@ -67,8 +97,15 @@ def colab(tmp_path):
 
 
 def installed(python):
-    listing = subprocess.run([python, "-m", "pip", "list", "--format=json"], capture_output=True, text=True, check=True)
-    return {item["name"].lower(): item["version"] for item in json.loads(listing.stdout)}
+    listing = subprocess.run(
+        [python, "-m", "pip", "list", "--format=json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return {
+        item["name"].lower(): item["version"] for item in json.loads(listing.stdout)
+    }
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -92,12 +129,27 @@ def test_a_notebook_alone_runs_on_colabs_packages(path, wheel, colab, tmp_path):
         "client.execute()\n"
         f"nbformat.write(book, {path.name!r})\n"
     )
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL", "JUPYTER"))}
+    env = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("PYTHON", "VIRTUAL", "JUPYTER"))
+    }
     env |= {"MLBOOK_SCALE": "smoke", "PATH": f"{colab.parent}{os.pathsep}{env['PATH']}"}
-    run = subprocess.run([colab, "-c", code], cwd=folder, env=env, capture_output=True, text=True, timeout=900)
+    run = subprocess.run(
+        [colab, "-c", code],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
     assert run.returncode == 0, run.stderr[-4000:]
     after = installed(colab)
-    assert {name: after.get(name) for name in before} == before, "nothing that Colab has was replaced"
+    assert {name: after.get(name) for name in before} == before, (
+        "nothing that Colab has was replaced"
+    )
     assert "mlbook" in after
     text = (folder / path.name).read_text()
-    assert "application/vnd.mlbook.claim+json" in text and str(ROOT) not in text.replace(str(wheel.parent), "")
+    assert "application/vnd.mlbook.claim+json" in text and str(
+        ROOT
+    ) not in text.replace(str(wheel.parent), "")

@@ -51,8 +51,19 @@ def finish_html(app, pagename, templatename, context, doctree) -> None:
         )
 
 
+def drop_thebe(app, pagename, templatename, context, doctree) -> None:
+    """Jupyter Book brings Thebe along even where it is switched off, and declares its constant twice: an error."""
+    for kind in ("script_files", "css_files"):
+        context[kind] = [
+            file
+            for file in context[kind]
+            if "thebe" not in f"{file} {getattr(file, 'attributes', '')}".lower()
+        ]
+
+
 def setup(app):
     app.add_transform(NumberedDisplays)
     app.connect("html-page-context", add_lab_button, priority=900)
+    app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("html-page-context", finish_html, priority=901)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
