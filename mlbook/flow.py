@@ -4,10 +4,10 @@ Conventions: time runs from noise (t = 0) to data (t = 1); points are (batch, �
 learned or exact, is any function `velocity(x, t)` that returns the shape of `x`.
 """
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -213,7 +213,7 @@ def integrate(
         raise ValueError(f"method must be one of {', '.join(SOLVERS)}, got {method!r}")
     times = _times(steps, x0)
     points, x = [x0], x0
-    for t, after in itertools.pairwise(times):
+    for t, after in pairwise(times):
         x = SOLVERS[method](lambda x, t: velocity(x, t.expand(len(x))), x, t, after - t)
         if trajectory:
             points.append(x)
@@ -354,14 +354,28 @@ def checkerboard_density(x: Tensor, t: float, path: GaussianPath) -> Tensor:
 # Networks
 
 
+class FourierFeatures(nn.Module):
+    """x (batch, dim) to x, sin(2π f x), cos(2π f x) for every frequency f: (batch, dim (1 + 2 frequencies)).
+
+    A network fed raw coordinates learns sharp edges very slowly (Tancik et al. 2020).
+    """
+
+    def __init__(self, frequencies: tuple[float, ...]):
+        super().__init__()
+        self.register_buffer("angular", 2 * math.pi * torch.tensor(frequencies))
+
+    def forward(self, x: Tensor) -> Tensor:
+        angles = (x[..., None] * self.angular).flatten(1)
+        return torch.cat([x, angles.sin(), angles.cos()], 1)
+
+
 class VelocityMLP(nn.Module):
     """A plain network for a velocity field: Fourier features of x and t, then `depth` SiLU layers.
 
     Args:
         dim: coordinates of a point.
         width, depth: of the hidden layers.
-        frequencies: of the features of x, in cycles a unit; none for data without fine structure. A network fed raw
-            coordinates learns sharp edges very slowly (Tancik et al. 2020).
+        frequencies: of the features of x, in cycles a unit; none for data without fine structure.
     """
 
     def __init__(
@@ -372,37 +386,37 @@ class VelocityMLP(nn.Module):
         frequencies: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0),
     ):
         super().__init__()
-        self.register_buffer("space", 2 * math.pi * torch.tensor(frequencies))
-        self.register_buffer("time", 2 * math.pi * torch.tensor([0.5, 1.0, 2.0]))
-        sizes = [dim + 2 * dim * len(frequencies) + 1 + 2 * len(self.time)] + [
-            width
-        ] * depth
-        layers = [
-            nn.Sequential(nn.Linear(i, o), nn.SiLU())
-            for i, o in itertools.pairwise(sizes)
-        ]
+        self.space, self.time = (
+            FourierFeatures(frequencies),
+            FourierFeatures((0.5, 1.0, 2.0)),
+        )
+        sizes = [dim * (1 + 2 * len(frequencies)) + 7] + [width] * depth
+        layers = [nn.Sequential(nn.Linear(i, o), nn.SiLU()) for i, o in pairwise(sizes)]
         self.net = nn.Sequential(*layers, nn.Linear(width, dim))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        a = (x[..., None] * self.space).flatten(1)
-        b = t[:, None] * self.time
-        return self.net(
-            torch.cat([x, a.sin(), a.cos(), t[:, None], b.sin(), b.cos()], 1)
-        )
+        return self.net(torch.cat([self.space(x), self.time(t[:, None])], 1))
 
 
 class RealNVP(nn.Module):
     """A normalizing flow of affine coupling layers (Dinh et al. 2017), for points in the plane.
 
-    Each layer keeps one coordinate and moves the other by a scale and a shift that depend on the first, so that the
-    Jacobian is triangular and its log-determinant is the log-scale.
+    Each layer keeps one coordinate and moves the other by a scale and a shift that
+    depend on the first, so that the Jacobian is triangular and its log-determinant is
+    the log-scale.
     """
 
-    def __init__(self, layers: int = 8, width: int = 64):
+    def __init__(
+        self,
+        layers: int = 8,
+        width: int = 64,
+        frequencies: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0),
+    ):
         super().__init__()
         self.nets = nn.ModuleList(
             nn.Sequential(
-                nn.Linear(1, width),
+                FourierFeatures(frequencies),
+                nn.Linear(1 + 2 * len(frequencies), width),
                 nn.SiLU(),
                 nn.Linear(width, width),
                 nn.SiLU(),
