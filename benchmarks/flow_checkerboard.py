@@ -22,8 +22,8 @@ import mlbook
 from mlbook import flow
 from mlbook.training import fit
 
-SEEDS = (0, 1, 2)
-STEPS = 8_000
+SEEDS = (0, 1)
+STEPS = 7_500
 
 
 def ours(seed):
@@ -64,7 +64,7 @@ def theirs(seed, matcher, budget):
 def judge(velocity, seed):
     mlbook.seed(1_000 + seed)
     times = flow.towards_one(40)
-    log_p = flow.log_likelihood(velocity, flow.checkerboard(4_000), times)
+    log_p = flow.log_likelihood(velocity, flow.checkerboard(2_500), times)
     samples = flow.integrate(velocity, torch.randn(20_000, 2), times, "rk4")
     return {
         "nll_nats": -log_p.mean().item(),
