@@ -227,6 +227,14 @@ def test_checkerboard_density_integrates_to_one(t, name):
         assert middle == pytest.approx(1 / (2 * math.pi), rel=1e-3)
 
 
+def test_fourier_features_have_the_periods_they_name():
+    features = flow.FourierFeatures((0.5, 2.0))
+    x = torch.rand(5, 3)
+    assert features(x).shape == (5, 15) and torch.equal(features(x)[:, :3], x)
+    torch.testing.assert_close(features(x)[:, 3:], features(x + 2)[:, 3:], rtol=0, atol=1e-4)
+    assert flow.FourierFeatures(())(x).shape == (5, 3)
+
+
 def test_real_nvp_inverts_itself_and_knows_its_jacobian():
     model = flow.RealNVP(layers=3, width=8).double()
     z = torch.randn(4, 2, dtype=torch.float64)
