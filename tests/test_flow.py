@@ -231,7 +231,9 @@ def test_fourier_features_have_the_periods_they_name():
     features = flow.FourierFeatures((0.5, 2.0))
     x = torch.rand(5, 3)
     assert features(x).shape == (5, 15) and torch.equal(features(x)[:, :3], x)
-    torch.testing.assert_close(features(x)[:, 3:], features(x + 2)[:, 3:], rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        features(x)[:, 3:], features(x + 2)[:, 3:], rtol=0, atol=1e-4
+    )
     assert flow.FourierFeatures(())(x).shape == (5, 3)
 
 
