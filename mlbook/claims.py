@@ -8,7 +8,15 @@ from IPython.display import display
 
 MIME = "application/vnd.mlbook.claim+json"
 VERDICTS = ("confirmed", "corrected", "refuted", "recorded")
-MARKS = {"confirmed": "✓", "corrected": "✎", "refuted": "✗", "recorded": "●"}
+# What a line says: the verdict where the claim holds; "failed" where it does not; "open" where a small scale cannot tell
+MARKS = {
+    "confirmed": "✓",
+    "corrected": "✎",
+    "refuted": "✗",
+    "recorded": "●",
+    "failed": "!",
+    "open": "○",
+}
 
 
 class ClaimFailed(AssertionError):
@@ -73,6 +81,7 @@ def claim(
         right = f" < {below:.4g}" if below is not None else ""
         shown = f"{left}{value:.4g}{right}" + (f" {unit}" if unit else "")
     asserted = at_smoke or scale_name() != "smoke"
+    outcome = verdict if holds else "failed" if asserted else "open"
     note = "" if asserted else "not asserted at this scale"
     record = {
         "id": id,
@@ -80,11 +89,11 @@ def claim(
         "measured": value,
         "shown": shown,
         "source": source,
-        "verdict": verdict,
+        "verdict": outcome,
         "holds": holds,
         "asserted": asserted,
     }
-    text = f"{MARKS[verdict]} {verdict}: {statement} [{shown}]" + "".join(
+    text = f"{MARKS[outcome]} {outcome}: {statement} [{shown}]" + "".join(
         f" ({s})" for s in (source, note) if s
     )
     display(

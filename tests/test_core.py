@@ -76,7 +76,7 @@ def test_a_claim_that_holds_is_displayed_with_its_record(displayed):
 def test_a_claim_that_fails_raises_and_is_still_displayed(displayed, measured):
     with pytest.raises(ClaimFailed, match=r"a\.b"):
         claim("a.b", "small", measured=measured, below=2.0)
-    assert len(displayed) == 1
+    assert [bundle[claims.MIME]["verdict"] for bundle in displayed] == ["failed"]
 
 
 def test_a_fact_is_its_own_bound(displayed):
@@ -92,6 +92,9 @@ def test_claims_that_need_larger_scales_are_not_asserted_at_smoke(
 ):
     claim("a.b", "trained", measured=9.0, below=1.0, at_smoke=False)
     assert "not asserted at this scale" in displayed[0]["text/plain"]
+    assert displayed[0][claims.MIME]["verdict"] == "open", (
+        "nothing is confirmed by failing"
+    )
     monkeypatch.setenv("MLBOOK_SCALE", "cpu")
     with pytest.raises(ClaimFailed):
         claim("a.b", "trained", measured=9.0, below=1.0, at_smoke=False)
