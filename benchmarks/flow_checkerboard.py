@@ -73,41 +73,32 @@ def judge(velocity, seed):
     }
 
 
+BASELINES = {
+    "torchcfm example, sigma 0.1": ConditionalFlowMatcher(sigma=0.1),
+    "torchcfm example, sigma 0": ConditionalFlowMatcher(sigma=0.0),
+    "torchcfm example, optimal transport, sigma 0": ExactOptimalTransportConditionalFlowMatcher(
+        sigma=0.0
+    ),
+}
+
+
 def main():
-    rows = []
+    record = provenance("torchcfm") | {"limit_nats": math.log(8), "rows": []}
+
+    def keep(what, seed, velocity, seconds, steps):
+        row = {"what": what, "seed": seed, "seconds": seconds, "steps": steps}
+        record["rows"].append(row | judge(velocity, seed))
+        print(record["rows"][-1], flush=True)
+        return write(
+            "flow-checkerboard-cpu", record
+        )  # each time: a run cut short keeps its rows
+
     for seed in SEEDS:
-        model, seconds, steps = ours(seed)
-        rows.append(
-            {
-                "what": "mlbook",
-                "seed": seed,
-                "seconds": seconds,
-                "steps": steps,
-                **judge(model, seed),
-            }
-        )
-        print(rows[-1], flush=True)
-        for name, matcher in (
-            ("torchcfm example, sigma 0.1", ConditionalFlowMatcher(sigma=0.1)),
-            ("torchcfm example, sigma 0", ConditionalFlowMatcher(sigma=0.0)),
-            (
-                "torchcfm example, optimal transport, sigma 0",
-                ExactOptimalTransportConditionalFlowMatcher(sigma=0.0),
-            ),
-        ):
-            model, spent, steps = theirs(seed, matcher, seconds)
-            rows.append(
-                {
-                    "what": name,
-                    "seed": seed,
-                    "seconds": spent,
-                    "steps": steps,
-                    **judge(model, seed),
-                }
-            )
-            print(rows[-1], flush=True)
-    record = provenance("torchcfm") | {"limit_nats": math.log(8), "rows": rows}
-    print(write("flow-checkerboard-cpu", record))
+        velocity, budget, steps = ours(seed)
+        keep("mlbook", seed, velocity, budget, steps)
+        for what, matcher in BASELINES.items():
+            path = keep(what, seed, *theirs(seed, matcher, budget))
+    print(path)
 
 
 if __name__ == "__main__":

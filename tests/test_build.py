@@ -11,6 +11,7 @@ import pytest
 
 import mlbook
 from book.build import execute, freshness, pages, repository
+from book.build.__main__ import build
 from book.build.execute import BuildError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -294,6 +295,25 @@ def test_every_notebook_is_in_the_table_of_contents(root):
     (root / "notebooks/two.ipynb").unlink()
     with pytest.raises(BuildError, match="do not exist: notebooks/two"):
         pages.chapter_paths(root)
+
+
+def test_a_dangling_link_fails_every_time_until_it_is_mended(root, capsys):
+    (root / "_config.yml").write_text(
+        "title: t\nonly_build_toc_files: true\nexecute:\n  execute_notebooks: 'off'\n"
+    )
+    (root / "book/index.md").write_text("# Book\n\n[gone](nowhere.md)\n")
+    for _ in range(2):
+        with pytest.raises(BuildError, match="nowhere"):
+            build(root, root / "out")
+    (root / "book/index.md").write_text("# Book\n\n<!-- chapters -->\n")
+    page = build(root, root / "out")
+    assert page.is_file() and (root / "out/html/notebooks/one.html").is_file()
+    capsys.readouterr()
+    assert build(root, root / "out") == page
+    assert "Pages: nothing changed" in capsys.readouterr().out
+    assert build(root, root / "out", "two").name == "two.html"
+    with pytest.raises(BuildError, match="the chapters are: one, two"):
+        build(root, root / "out", "three")
 
 
 # The real book
