@@ -128,19 +128,11 @@ def _chapter_files(chapter: Chapter, root: Path) -> dict[str, bytes]:
     """The staged notebook and the films and posters taken out of it."""
     files: dict[str, bytes] = {}
 
-    def outside(match: re.Match) -> str:
-        content = base64.b64decode(match[2])
-        name = hashlib.sha256(content).hexdigest()[:16] + SUFFIX[match[1]]
-        files[f"book/_static/media/{name}"] = content
-        return f"../_static/media/{name}"
-
     book = nbformat.from_dict(json.loads(json.dumps(chapter.book)))
     for cell in freshness.code_cells(book):
         for output in cell.outputs:
             if "text/html" in output.get("data", {}):
-                output.data["text/html"] = DATA_URI.sub(
-                    outside, output.data["text/html"]
-                )
+                output.data["text/html"] = _outside(output.data["text/html"], files)
     book.cells.insert(
         1, nbformat.v4.new_markdown_cell(_runs_on(chapter, root), id="runs-on")
     )
@@ -216,14 +208,17 @@ def _pictures(chapter: Chapter) -> list[str]:
     return [h for h in htmls if "<video" in h or "<svg" in h]
 
 
-def _local(tag: str, prefix: str) -> str:
-    """A film's HTML with its data replaced by the staged files."""
+def _outside(text: str, files: dict[str, bytes] | None = None) -> str:
+    """HTML whose films and posters are addresses of staged files; their contents join `files`, where given."""
 
-    def name(match: re.Match) -> str:
+    def address(match: re.Match) -> str:
         content = base64.b64decode(match[2])
-        return f"{prefix}_static/media/{hashlib.sha256(content).hexdigest()[:16]}{SUFFIX[match[1]]}"
+        name = hashlib.sha256(content).hexdigest()[:16] + SUFFIX[match[1]]
+        if files is not None:
+            files[f"book/_static/media/{name}"] = content
+        return f"../_static/media/{name}"
 
-    return DATA_URI.sub(name, tag)
+    return DATA_URI.sub(address, text)
 
 
 def _opening(chapters: list[Chapter]) -> str:
@@ -231,7 +226,7 @@ def _opening(chapters: list[Chapter]) -> str:
     for chapter in chapters:
         for picture in _pictures(chapter):
             if film := re.search(r"<video.*?</video>", picture, re.DOTALL):
-                return f'<div class="opening">{_local(film[0], "../")}</div>'
+                return f'<div class="opening">{_outside(film[0])}</div>'
     return ""
 
 
@@ -247,9 +242,7 @@ def _cards(chapters: list[Chapter]) -> str:
             ),
             None,
         )
-        picture = (
-            f'<img alt="{film[1]}" src="{_local(film[2], "../")}">' if film else ""
-        )
+        picture = f'<img alt="{film[1]}" src="{_outside(film[2])}">' if film else ""
         cards.append(
             f'<a class="chapter-card" href="../notebooks/{chapter.name}.html">{picture}<span><b>{html.escape(chapter.title)}</b>'
             f"<span>{html.escape(_first_paragraph(chapter))}</span><small>{_minutes(chapter.record['seconds'])} to run; "
