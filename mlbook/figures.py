@@ -50,7 +50,6 @@ STYLE = {
     "legend.frameon": False,
     "lines.linewidth": 1.8,
     "svg.hashsalt": "mlbook",  # the same figure gives the same bytes
-    "animation.embed_limit": 2,
 }
 
 
