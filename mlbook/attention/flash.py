@@ -1,0 +1,327 @@
+"""FlashAttention and Flash-Decoding for torch tensors: checks, block sizes, autograd around the Triton kernels."""
+
+import contextlib
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+LOG2_E = math.log2(math.e)
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def flash_attention(
+    q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: float | None = None
+) -> Tensor:
+    """softmax(scale · q kᵀ) v without the matrix: differentiable in q, k and v, in memory linear in the lengths.
+
+    Args:
+        q: (batch, heads, n_q, head_dim), float32, float16 or bfloat16, head_dim 16 to 256.
+        k, v: (batch, kv_heads, n_k, head_dim), same dtype; kv_heads divides heads (grouped-query attention).
+            Any strides; a layout that the copy engine cannot read (rows not a multiple of 16 bytes) is copied first.
+        causal: query i sees the keys j ≤ i + n_k − n_q: the last query sees them all.
+        scale: positive; 1/√head_dim unless given.
+    Returns:
+        (batch, heads, n_q, head_dim) in the dtype of q; a query that sees no key gets zeros, and no gradient.
+    Raises:
+        ValueError: shapes, head_dim, scale or device that do not fit, named.
+        TypeError: a dtype that is none of the three, or that this device does not have.
+        RuntimeError: there is no Triton for this platform.
+    Sources: Dao et al. 2022, algorithms 1 and 4; Dao 2023, algorithms 1 and 2 (the order of the loops).
+    """
+    _check(q, k, v)
+    scale = _checked_scale(scale, q.shape[-1])
+    _kernels_for(q)
+    if q.dtype == torch.bfloat16 and q.device.type == "cpu":
+        # The interpreter has no bfloat16 arithmetic (it multiplies bit patterns); float32 holds every bfloat16 exactly.
+        return _Flash.apply(q.float(), k.float(), v.float(), causal, scale).to(q.dtype)
+    return _Flash.apply(q, k, v, causal, scale)
+
+
+def flash_decode(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    lengths: Tensor,
+    splits: int | None = None,
+    scale: float | None = None,
+) -> Tensor:
+    """Attention of one new query a sequence to its cache, the cache cut into `splits` stretches that run side by side.
+
+    Args:
+        q: (batch, heads, head_dim).
+        k_cache, v_cache: (batch, kv_heads, capacity, head_dim); what lies past a sequence's length is not looked at.
+        lengths: (batch,), integers from 0 to capacity: how much of each cache is filled. (On a GPU the values are not
+            checked, which would wait for it; they are on a CPU.)
+        splits: enough to occupy the device unless given.
+        scale: positive; 1/√head_dim unless given.
+    Returns:
+        (batch, heads, head_dim) in the dtype of q; zeros where the length is 0.
+    Raises:
+        ValueError, TypeError, RuntimeError: as `flash_attention`.
+    Source: Dao, Haziza, Massa and Sizov 2023, “Flash-Decoding for long-context inference”.
+    """
+    if q.ndim != 3:
+        raise ValueError(
+            f"q must be (batch, heads, head_dim), got shape {tuple(q.shape)}"
+        )
+    _check(q[:, :, None], k_cache, v_cache)
+    scale = _checked_scale(scale, q.shape[-1])
+    batch, heads, head_dim = q.shape
+    kv_heads, capacity = k_cache.shape[1:3]
+    if lengths.shape != (batch,) or lengths.is_floating_point():
+        raise ValueError(
+            f"lengths must be {batch} integers, got {lengths.dtype} of shape {tuple(lengths.shape)}"
+        )
+    if lengths.device != q.device:
+        raise ValueError(f"lengths is on {lengths.device}, q on {q.device}")
+    if lengths.device.type == "cpu" and batch:
+        least, most = int(lengths.min()), int(lengths.max())
+        if least < 0 or most > capacity:
+            raise ValueError(
+                f"lengths must lie between 0 and the cache's {capacity}, got {least} to {most}"
+            )
+    if splits is not None and splits < 1:
+        raise ValueError(f"splits must be at least 1, got {splits}")
+    kernels = _kernels_for(q)
+    dtype = q.dtype
+    if dtype == torch.bfloat16 and q.device.type == "cpu":
+        q, k_cache, v_cache = q.float(), k_cache.float(), v_cache.float()
+
+    group = heads // kv_heads
+    rows, width = max(16, _power_of_two(group)), _power_of_two(head_dim)
+    m, n, warps, stages, tma = block_sizes("decode", capability(q.device), head_dim, q.dtype)
+    if splits is None:  # two programs for every processor, as far as the cache has blocks
+        splits = -(-2 * _processors(q.device) // max(1, batch * kv_heads))
+        splits = min(splits, -(-capacity // n), 256)
+    splits = max(1, splits)
+    out = torch.empty(batch, heads, head_dim, dtype=q.dtype, device=q.device)
+    if batch * heads == 0 or capacity == 0:
+        return out.zero_().to(dtype)
+    states = batch, kv_heads, splits, rows
+    m_out = torch.empty(states, dtype=torch.float32, device=q.device)
+    l_out = torch.empty_like(m_out)
+    o_out = torch.empty(*states, width, dtype=torch.float32, device=q.device)
+    grouped = _readable(q.reshape(batch, kv_heads, group, head_dim))
+    caches = _readable(k_cache), _readable(v_cache)
+    with _on(q.device):
+        kernels.decode_split[(batch * kv_heads * splits,)](
+            *_views(tma, (grouped, rows), (caches[0], n), (caches[1], n)),
+            lengths.contiguous(), m_out, l_out, o_out,
+            splits, kv_heads, capacity, group, scale * LOG2_E,
+            rows, n, head_dim, width, _precision(q), tma, num_warps=warps, num_stages=stages,
+        )  # fmt: skip
+        kernels.decode_merge[(batch * heads,)](
+            m_out, l_out, o_out, out, splits, group,
+            rows, head_dim, width, _power_of_two(splits),
+        )  # fmt: skip
+    return out.to(dtype)
+
+
+class _Flash(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, causal, scale):
+        batch, heads, n_q, head_dim = q.shape
+        n_k, group = k.shape[2], heads // k.shape[1]
+        q, k, v = _readable(q), _readable(k), _readable(v)
+        out = _writable(q.shape, like=q)
+        lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
+        m, n, warps, stages, tma = block_sizes(
+            "forward", capability(q.device), head_dim, q.dtype
+        )
+        if out.numel() and n_k:
+            with _on(q.device):
+                _kernels_for(q).forward[(-(-n_q // m) * batch * heads,)](
+                    *_views(tma, (q, m), (k, n), (v, n), (out, m)), lse,
+                    n_q, n_k, heads, group, scale * LOG2_E,
+                    causal, m, n, head_dim, _power_of_two(head_dim), _precision(q), tma,
+                    num_warps=warps, num_stages=stages,
+                )  # fmt: skip
+        else:
+            out.zero_()
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.causal, ctx.scale = causal, scale
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, do):
+        q, k, v, out, lse = ctx.saved_tensors
+        batch, heads, n_q, head_dim = q.shape
+        kv_heads, n_k = k.shape[1:3]
+        dq = _writable(q.shape, like=q)
+        dk, dv = _writable(k.shape, like=k), _writable(v.shape, like=v)
+        if not (out.numel() and n_k):
+            return dq.zero_(), dk.zero_(), dv.zero_(), None, None
+        kernels, do, delta = _kernels_for(q), _readable(do), torch.empty_like(lse)
+        cc, width = capability(q.device), _power_of_two(head_dim)
+        numbers = n_q, n_k, heads, heads // kv_heads, ctx.scale, ctx.scale * LOG2_E
+        with _on(q.device):
+            m, n, warps, stages, tma = block_sizes("row_dots", cc, head_dim, q.dtype)
+            kernels.row_dots[(-(-n_q // m) * batch * heads,)](
+                *_views(tma, (out, m), (do, m)), delta,
+                n_q, heads, m, head_dim, width, tma, num_warps=warps,
+            )  # fmt: skip
+            m, n, warps, stages, tma = block_sizes("backward_dk_dv", cc, head_dim, q.dtype)
+            kernels.backward_dk_dv[(-(-n_k // n) * batch * kv_heads,)](
+                *_views(tma, (q, m), (k, n), (v, n), (do, m), (dk, n), (dv, n)),
+                lse, delta, *numbers, ctx.causal, m, n, head_dim, width,
+                _precision(q), tma, num_warps=warps, num_stages=stages,
+            )  # fmt: skip
+            m, n, warps, stages, tma = block_sizes("backward_dq", cc, head_dim, q.dtype)
+            kernels.backward_dq[(-(-n_q // m) * batch * heads,)](
+                *_views(tma, (q, m), (k, n), (v, n), (do, m), (dq, m)),
+                lse, delta, *numbers, ctx.causal, m, n, head_dim, width,
+                _precision(q), tma, num_warps=warps, num_stages=stages,
+            )  # fmt: skip
+        return dq, dk, dv, None, None
+
+
+class Blocks(NamedTuple):
+    """How a kernel is launched: rows of queries and of keys in a block, warps of a program, stages of its software
+    pipeline, and whether blocks are copied by the card's copy engine (Hopper and later)."""
+
+    m: int
+    n: int
+    warps: int
+    stages: int
+    tma: bool
+
+
+def block_sizes(
+    kernel: str, capability: tuple[int, int] | None, head_dim: int, dtype: torch.dtype
+) -> Blocks:
+    """What a kernel of `kernels` is launched with.
+
+    Args:
+        kernel: "forward", "backward_dk_dv", "backward_dq" or "decode".
+        capability: of the CUDA device, such as (9, 0); None in the interpreter.
+    """
+    if capability is None:  # fewer and larger steps: an interpreted operation costs the same at any size
+        return Blocks(128, 128, 4, 1, True)
+    wide = 0 if head_dim <= 64 else 1 if head_dim <= 128 else 2
+    return Blocks(64, 64, 4, 2, capability >= (9, 0))
+
+
+def capability(device: torch.device) -> tuple[int, int] | None:
+    """The CUDA device's compute capability, or None for a CPU, where kernels are interpreted."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if x.ndim != 4:
+            raise ValueError(
+                f"{name} must be (batch, heads, length, head_dim), got shape {tuple(x.shape)}"
+            )
+        if x.dtype not in DTYPES or x.dtype != q.dtype:
+            raise TypeError(
+                f"q, k and v must all be float32, float16 or bfloat16, got {q.dtype}, {k.dtype}, {v.dtype}"
+            )
+        if x.device != q.device:
+            raise ValueError(f"{name} is on {x.device}, q on {q.device}")
+    if k.shape != v.shape:
+        raise ValueError(
+            f"k and v must have one shape, got {tuple(k.shape)} and {tuple(v.shape)}"
+        )
+    if q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
+        raise ValueError(
+            f"q {tuple(q.shape)} and k {tuple(k.shape)} must agree in batch and head_dim"
+        )
+    if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
+        raise ValueError(
+            f"the {k.shape[1]} heads of k and v must divide the {q.shape[1]} of q"
+        )
+    if not 16 <= q.shape[3] <= 256:
+        raise ValueError(f"head_dim must be 16 to 256, got {q.shape[3]}")
+
+
+def _checked_scale(scale: float | None, head_dim: int) -> float:
+    if scale is None:
+        return head_dim**-0.5
+    if not 0 < scale < math.inf:
+        raise ValueError(f"scale must be positive and finite, got {scale}")
+    return float(scale)
+
+
+def _kernels_for(x: Tensor):
+    """The module of kernels, if it can run on the device and in the dtype of `x`."""
+    try:
+        from mlbook.attention import kernels
+    except ImportError as error:
+        raise RuntimeError(
+            "this kernel is written in Triton, which has no package for this platform (it has for Linux): "
+            "use mlbook.attention.naive_attention, or torch's scaled_dot_product_attention"
+        ) from error
+    interpreted = not isinstance(kernels.forward, kernels.triton.JITFunction)
+    if x.device.type != ("cpu" if interpreted else "cuda"):
+        raise ValueError(
+            f"the tensors are on {x.device}, and Triton "
+            + (
+                "is interpreting (TRITON_INTERPRET=1), on the CPU only"
+                if interpreted
+                else "compiles for CUDA; to interpret on a CPU, set TRITON_INTERPRET=1 before Python starts"
+            )
+        )
+    if x.dtype == torch.bfloat16 and not interpreted and capability(x.device) < (8, 0):
+        raise TypeError(
+            f"{torch.cuda.get_device_name(x.device)} has no bfloat16 arithmetic: use float16"
+        )
+    return kernels
+
+
+def _readable(x: Tensor) -> Tensor:
+    """`x`, or a copy of it that a tensor descriptor can address: rows together, and apart by multiples of 16 bytes."""
+    unit = 16 // x.element_size()
+    fits = x.stride(3) == 1 and x.data_ptr() % 16 == 0 and all(
+        size == 1 or (stride > 0 and stride % unit == 0)
+        for size, stride in zip(x.shape[:3], x.stride()[:3], strict=True)
+    )
+    return x if fits else _writable(x.shape, like=x).copy_(x)
+
+
+def _writable(shape: torch.Size, like: Tensor) -> Tensor:
+    """An empty tensor whose rows start at multiples of 16 bytes."""
+    unit = 16 // like.element_size()
+    width = -(-shape[3] // unit) * unit
+    return torch.empty(*shape[:3], width, dtype=like.dtype, device=like.device)[..., : shape[3]]
+
+
+def _views(tma: bool, *blocks: tuple[Tensor, int]) -> list:
+    """A kernel's first arguments: tensors, or descriptors of their blocks of so many rows; then the tensors' strides."""
+    if not tma:
+        return [x for x, _ in blocks] + [x.stride()[:3] for x, _ in blocks]
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    views = []
+    for x, rows in blocks:
+        unit = 16 // x.element_size()
+        strides = [  # a dimension of size 1 is never stepped over: any allowed stride will do
+            stride if size > 1 else unit
+            for size, stride in zip(x.shape[:3], x.stride()[:3], strict=True)
+        ]
+        block = [1, 1, rows, _power_of_two(x.shape[3])]
+        views.append(TensorDescriptor(x, list(x.shape), [*strides, 1], block))
+    return views + [(0, 0, 0)] * len(blocks)
+
+
+def _precision(x: Tensor) -> str:
+    """How float32 products are formed: exactly, or on tensor cores in three passes of tf32, which keeps 21 bits."""
+    cc = capability(x.device)
+    return "tf32x3" if x.dtype == torch.float32 and cc and cc >= (8, 0) else "ieee"
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << max(0, n - 1).bit_length()
+
+
+def _processors(device: torch.device) -> int:
+    """Streaming multiprocessors; a few for a CPU, so that the splitting is exercised there."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).multi_processor_count
+    return 4
+
+
+def _on(device: torch.device):
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
