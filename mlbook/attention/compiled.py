@@ -92,14 +92,12 @@ def _compile(job: Job) -> Report:
         ))
     )  # fmt: skip
     short, width = DTYPES[job.dtype], triton.next_power_of_2(job.head_dim)
-    exact = job.dtype == "float32" and job.capability >= 80
     constants = {
         "CAUSAL": job.causal,
         "M": 16 if job.kernel.startswith("decode") else blocks.m,
         "N": blocks.n,
         "DIM": job.head_dim,
         "WIDTH": width,
-        "PRECISION": "tf32x3" if exact else "ieee",
         "TMA": blocks.tma,
         "SPLITS": 64,
     }

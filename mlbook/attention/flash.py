@@ -110,7 +110,7 @@ def flash_decode(
             *_views(tma, (grouped, rows), (caches[0], n), (caches[1], n)),
             lengths.contiguous(), m_out, l_out, o_out,
             splits, kv_heads, capacity, group, scale * LOG2_E,
-            rows, n, head_dim, width, _precision(q), tma, num_warps=warps, num_stages=stages,
+            rows, n, head_dim, width, tma, num_warps=warps, num_stages=stages,
         )  # fmt: skip
         kernels.decode_merge[(batch * heads,)](
             m_out, l_out, o_out, out, splits, group,
@@ -135,7 +135,7 @@ class _Flash(torch.autograd.Function):
                 _kernels_for(q).forward[(-(-n_q // m) * batch * heads,)](
                     *_views(tma, (q, m), (k, n), (v, n), (out, m)), lse,
                     n_q, n_k, heads, group, scale * LOG2_E,
-                    causal, m, n, head_dim, _power_of_two(head_dim), _precision(q), tma,
+                    causal, m, n, head_dim, _power_of_two(head_dim), tma,
                     num_warps=warps, num_stages=stages,
                 )  # fmt: skip
         else:
@@ -167,13 +167,13 @@ class _Flash(torch.autograd.Function):
             kernels.backward_dk_dv[(-(-n_k // n) * batch * kv_heads,)](
                 *_views(tma, (q, m), (k, n), (v, n), (do, m), (dk, n), (dv, n)),
                 lse, delta, *numbers, ctx.causal, m, n, head_dim, width,
-                _precision(q), tma, num_warps=warps, num_stages=stages,
+                tma, num_warps=warps, num_stages=stages,
             )  # fmt: skip
             m, n, warps, stages, tma = block_sizes("backward_dq", cc, head_dim, q.dtype)
             kernels.backward_dq[(-(-n_q // m) * batch * heads,)](
                 *_views(tma, (q, m), (k, n), (v, n), (do, m), (dq, m)),
                 lse, delta, *numbers, ctx.causal, m, n, head_dim, width,
-                _precision(q), tma, num_warps=warps, num_stages=stages,
+                tma, num_warps=warps, num_stages=stages,
             )  # fmt: skip
         return dq, dk, dv, None, None
 
@@ -304,12 +304,6 @@ def _views(tma: bool, *blocks: tuple[Tensor, int]) -> list:
         block = [1, 1, rows, _power_of_two(x.shape[3])]
         views.append(TensorDescriptor(x, list(x.shape), [*strides, 1], block))
     return views + [(0, 0, 0)] * len(blocks)
-
-
-def _precision(x: Tensor) -> str:
-    """How float32 products are formed: exactly, or on tensor cores in three passes of tf32, which keeps 21 bits."""
-    cc = capability(x.device)
-    return "tf32x3" if x.dtype == torch.float32 and cc and cc >= (8, 0) else "ieee"
 
 
 def _power_of_two(n: int) -> int:

@@ -58,11 +58,11 @@ def _visible(start, rows, n_k, shift, CAUSAL: tl.constexpr, N: tl.constexpr):
 @triton.jit
 def _attend(acc, m, l, q, k, v, batch, head, first, last, rows, n_k, shift, scale_log2,
             CAUSAL: tl.constexpr, MASKED: tl.constexpr, N: tl.constexpr,
-            WIDTH: tl.constexpr, PRECISION: tl.constexpr, TMA: tl.constexpr):
+            WIDTH: tl.constexpr, TMA: tl.constexpr):
     """Go on from the state (m, l, acc) over the keys first … last."""
     for start in tl.range(first, last, N):
         k_block = _load(k, batch, head, start, N, WIDTH, TMA)
-        s = tl.dot(q, k_block.T, input_precision=PRECISION)
+        s = tl.dot(q, k_block.T, input_precision="ieee")
         if MASKED:
             s = tl.where(_visible(start, rows, n_k, shift, CAUSAL, N), s, float("-inf"))
         m_new = tl.maximum(m, tl.max(s, 1) * scale_log2)
@@ -74,7 +74,7 @@ def _attend(acc, m, l, q, k, v, batch, head, first, last, rows, n_k, shift, scal
         l = l * old + tl.sum(p, 1)
         acc = acc * old[:, None]
         v_block = _load(v, batch, head, start, N, WIDTH, TMA)
-        acc = tl.dot(p.to(v_block.dtype), v_block, acc, input_precision=PRECISION)
+        acc = tl.dot(p.to(v_block.dtype), v_block, acc, input_precision="ieee")
         m = m_new
     return acc, m, l
 
@@ -83,7 +83,7 @@ def _attend(acc, m, l, q, k, v, batch, head, first, last, rows, n_k, shift, scal
 def forward(q, k, v, o, q_strides, k_strides, v_strides, o_strides, lse,
             n_q, n_k, heads, group, scale_log2,
             CAUSAL: tl.constexpr, M: tl.constexpr, N: tl.constexpr, DIM: tl.constexpr,
-            WIDTH: tl.constexpr, PRECISION: tl.constexpr, TMA: tl.constexpr):
+            WIDTH: tl.constexpr, TMA: tl.constexpr):
     """One program: M rows of the output of one head, and their log-sum-exp in base 2."""
     blocks = tl.cdiv(n_q, M)
     block = tl.program_id(0) % blocks
@@ -111,9 +111,9 @@ def forward(q, k, v, o, q_strides, k_strides, v_strides, o_strides, lse,
     l = tl.zeros([M], tl.float32)
     acc = tl.zeros([M, WIDTH], tl.float32)
     acc, m, l = _attend(acc, m, l, q_block, k, v, batch, kv_head, 0, free, rows, n_k, shift,
-                        scale_log2, CAUSAL, False, N, WIDTH, PRECISION, TMA)
+                        scale_log2, CAUSAL, False, N, WIDTH, TMA)
     acc, m, l = _attend(acc, m, l, q_block, k, v, batch, kv_head, free, end, rows, n_k, shift,
-                        scale_log2, CAUSAL, True, N, WIDTH, PRECISION, TMA)
+                        scale_log2, CAUSAL, True, N, WIDTH, TMA)
 
     empty = l == 0
     l = tl.where(empty, 1.0, l)
@@ -142,7 +142,7 @@ def row_dots(o, do, o_strides, do_strides, delta, n_q, heads,
 @triton.jit
 def _add_to_dk_dv(dk, dv, k, v, q, do, lse, delta, batch, head, first, last, columns,
                   n_q, shift, scale_log2, MASKED: tl.constexpr, M: tl.constexpr,
-                  WIDTH: tl.constexpr, PRECISION: tl.constexpr, TMA: tl.constexpr):
+                  WIDTH: tl.constexpr, TMA: tl.constexpr):
     """Add what the queries first … last of a head give; scores stand as (keys, queries)."""
     for start in tl.range(first, last, M):
         rows = start + tl.arange(0, M)
@@ -150,14 +150,14 @@ def _add_to_dk_dv(dk, dv, k, v, q, do, lse, delta, batch, head, first, last, col
         do_block = _load(do, batch, head, start, M, WIDTH, TMA)
         lse_block = tl.load(lse + rows, mask=rows < n_q, other=float("inf"))
         delta_block = tl.load(delta + rows, mask=rows < n_q, other=0.0)
-        s = tl.dot(k, q_block.T, input_precision=PRECISION)
+        s = tl.dot(k, q_block.T, input_precision="ieee")
         p = tl.exp2(s * scale_log2 - lse_block[None, :])
         if MASKED:
             p = tl.where(columns[:, None] <= rows[None, :] + shift, p, 0.0)
-        dv = tl.dot(p.to(do_block.dtype), do_block, dv, input_precision=PRECISION)
-        dp = tl.dot(v, do_block.T, input_precision=PRECISION)
+        dv = tl.dot(p.to(do_block.dtype), do_block, dv, input_precision="ieee")
+        dp = tl.dot(v, do_block.T, input_precision="ieee")
         ds = p * (dp - delta_block[None, :])
-        dk = tl.dot(ds.to(q_block.dtype), q_block, dk, input_precision=PRECISION)
+        dk = tl.dot(ds.to(q_block.dtype), q_block, dk, input_precision="ieee")
     return dk, dv
 
 
@@ -167,7 +167,7 @@ def backward_dk_dv(q, k, v, do, dk, dv, q_strides, k_strides, v_strides, do_stri
                    n_q, n_k, heads, group, scale, scale_log2,
                    CAUSAL: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
                    DIM: tl.constexpr, WIDTH: tl.constexpr,
-                   PRECISION: tl.constexpr, TMA: tl.constexpr):
+                   TMA: tl.constexpr):
     """One program: N rows of dK and dV of one key/value head, from all queries of its heads."""
     blocks = tl.cdiv(n_k, N)
     start = tl.program_id(0) % blocks * N
@@ -200,11 +200,11 @@ def backward_dk_dv(q, k, v, do, dk, dv, q_strides, k_strides, v_strides, do_stri
             dk_block, dv_block = _add_to_dk_dv(
                 dk_block, dv_block, k_block, v_block, q_head, do_head, lse + vector,
                 delta + vector, batch, head, first, free, columns, n_q, shift, scale_log2,
-                True, M, WIDTH, PRECISION, TMA)
+                True, M, WIDTH, TMA)
         dk_block, dv_block = _add_to_dk_dv(
             dk_block, dv_block, k_block, v_block, q_head, do_head, lse + vector,
             delta + vector, batch, head, free, n_q, columns, n_q, shift, scale_log2,
-            False, M, WIDTH, PRECISION, TMA)
+            False, M, WIDTH, TMA)
     _store(dk, batch, kv_head, start, dk_block * scale, N, WIDTH, TMA)
     _store(dv, batch, kv_head, start, dv_block, N, WIDTH, TMA)
 
@@ -212,18 +212,17 @@ def backward_dk_dv(q, k, v, do, dk, dv, q_strides, k_strides, v_strides, do_stri
 @triton.jit
 def _add_to_dq(dq, q, do, lse, delta, k, v, batch, head, first, last, rows,
                n_k, shift, scale_log2, CAUSAL: tl.constexpr, MASKED: tl.constexpr,
-               N: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
-               TMA: tl.constexpr):
+               N: tl.constexpr, WIDTH: tl.constexpr, TMA: tl.constexpr):
     for start in tl.range(first, last, N):
         k_block = _load(k, batch, head, start, N, WIDTH, TMA)
         v_block = _load(v, batch, head, start, N, WIDTH, TMA)
-        s = tl.dot(q, k_block.T, input_precision=PRECISION)
+        s = tl.dot(q, k_block.T, input_precision="ieee")
         p = tl.exp2(s * scale_log2 - lse[:, None])
         if MASKED:
             p = tl.where(_visible(start, rows, n_k, shift, CAUSAL, N), p, 0.0)
-        dp = tl.dot(do, v_block.T, input_precision=PRECISION)
+        dp = tl.dot(do, v_block.T, input_precision="ieee")
         ds = p * (dp - delta[:, None])
-        dq = tl.dot(ds.to(k_block.dtype), k_block, dq, input_precision=PRECISION)
+        dq = tl.dot(ds.to(k_block.dtype), k_block, dq, input_precision="ieee")
     return dq
 
 
@@ -231,7 +230,7 @@ def _add_to_dq(dq, q, do, lse, delta, k, v, batch, head, first, last, rows,
 def backward_dq(q, k, v, do, dq, q_strides, k_strides, v_strides, do_strides, dq_strides,
                 lse, delta, n_q, n_k, heads, group, scale, scale_log2,
                 CAUSAL: tl.constexpr, M: tl.constexpr, N: tl.constexpr, DIM: tl.constexpr,
-                WIDTH: tl.constexpr, PRECISION: tl.constexpr, TMA: tl.constexpr):
+                WIDTH: tl.constexpr, TMA: tl.constexpr):
     """One program: M rows of dQ of one head, from the keys they see."""
     blocks = tl.cdiv(n_q, M)
     block = tl.program_id(0) % blocks
@@ -263,10 +262,10 @@ def backward_dq(q, k, v, do, dq, q_strides, k_strides, v_strides, do_strides, dq
     dq_block = tl.zeros([M, WIDTH], tl.float32)
     dq_block = _add_to_dq(dq_block, q_block, do_block, lse_block, delta_block, k, v, batch,
                           kv_head, 0, free, rows, n_k, shift, scale_log2, CAUSAL, False,
-                          N, WIDTH, PRECISION, TMA)
+                          N, WIDTH, TMA)
     dq_block = _add_to_dq(dq_block, q_block, do_block, lse_block, delta_block, k, v, batch,
                           kv_head, free, end, rows, n_k, shift, scale_log2, CAUSAL, True,
-                          N, WIDTH, PRECISION, TMA)
+                          N, WIDTH, TMA)
     _store(dq, batch, head, start, dq_block * scale, M, WIDTH, TMA)
 
 
@@ -274,7 +273,7 @@ def backward_dq(q, k, v, do, dq, q_strides, k_strides, v_strides, do_strides, dq
 def decode_split(q, k, v, q_strides, k_strides, v_strides, lengths, m_out, l_out, o_out,
                  splits, kv_heads, capacity, group, scale_log2,
                  M: tl.constexpr, N: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr,
-                 PRECISION: tl.constexpr, TMA: tl.constexpr):
+                 TMA: tl.constexpr):
     """One program: the state after one stretch of the cache, for all queries of one key/value head.
 
     q is (batch, kv_heads, group, DIM), group ≤ M. The states go to m_out and l_out
@@ -299,7 +298,7 @@ def decode_split(q, k, v, q_strides, k_strides, v_strides, lengths, m_out, l_out
         filled = start + tl.arange(0, N) < length
         k_block = _load(k, batch, head, start, N, WIDTH, TMA)
         v_block = _load(v, batch, head, start, N, WIDTH, TMA)
-        s = tl.dot(q_block, k_block.T, input_precision=PRECISION) * scale_log2
+        s = tl.dot(q_block, k_block.T, input_precision="ieee") * scale_log2
         s = tl.where(filled[None, :], s, float("-inf"))
         # Past its length the cache may hold anything, and 0 · NaN is NaN.
         v_block = tl.where(filled[:, None], v_block, 0.0).to(v_block.dtype)
@@ -307,7 +306,7 @@ def decode_split(q, k, v, q_strides, k_strides, v_strides, lengths, m_out, l_out
         p = tl.exp2(s - m_new[:, None])
         old = tl.exp2(m - m_new)
         l = l * old + tl.sum(p, 1)
-        acc = tl.dot(p.to(v_block.dtype), v_block, acc * old[:, None], input_precision=PRECISION)
+        acc = tl.dot(p.to(v_block.dtype), v_block, acc * old[:, None], input_precision="ieee")
         m = m_new
 
     at = tl.program_id(0).to(tl.int64) * M + tl.arange(0, M)
