@@ -24,6 +24,7 @@ def show(*objects) -> None:
         TypeError: an object that has no Python source (a built-in, an instance, a number).
     """
     for obj in objects:
+        obj = getattr(obj, "fn", obj)  # a Triton kernel keeps its function there
         try:
             lines, first = inspect.getsourcelines(obj)
             path = _in_repository(inspect.getsourcefile(obj))

@@ -94,7 +94,7 @@ def _compile(job: Job) -> Report:
     short, width = DTYPES[job.dtype], triton.next_power_of_2(job.head_dim)
     constants = {
         "CAUSAL": job.causal,
-        "M": 16 if job.kernel.startswith("decode") else blocks.m,
+        "M": blocks.m,
         "N": blocks.n,
         "DIM": job.head_dim,
         "WIDTH": width,
@@ -112,7 +112,11 @@ def _compile(job: Job) -> Report:
             attributes |= {(i, j): aligned for j in range(3)}
         elif name in queries | {"k", "v", "dk", "dv"}:
             rows = constants["M"] if name in queries else blocks.n
-            signature[name] = f"tensordesc<{short}[1,1,{rows},{width}]>" if blocks.tma else f"*{short}"
+            signature[name] = (
+                f"tensordesc<{short}[1,1,{rows},{width}]>"
+                if blocks.tma
+                else f"*{short}"
+            )
             if not blocks.tma:
                 attributes[(i,)] = aligned
         elif name in ("lse", "delta") or name.endswith(("_in", "_out")):
@@ -126,7 +130,11 @@ def _compile(job: Job) -> Report:
     source = ASTSource(
         fn=kernel,
         signature=signature,
-        constexprs={(kernel.arg_names.index(k),): v for k, v in constants.items() if k in signature},
+        constexprs={
+            (kernel.arg_names.index(k),): v
+            for k, v in constants.items()
+            if k in signature
+        },
         attrs=attributes,
     )
     made = triton.compile(
@@ -137,9 +145,14 @@ def _compile(job: Job) -> Report:
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(made.asm["cubin"])
-        tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+        tool = (
+            Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+        )
         usage = subprocess.run(
-            [tool, "--dump-resource-usage", cubin], capture_output=True, text=True, check=True
+            [tool, "--dump-resource-usage", cubin],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
     registers, stack = map(int, re.search(r"REG:(\d+) STACK:(\d+)", usage).groups())
     counts = {

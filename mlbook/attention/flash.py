@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mlbook.attention import kernels
+
 LOG2_E = math.log2(math.e)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -32,7 +34,7 @@ def flash_attention(
     """
     _check(q, k, v)
     scale = _checked_scale(scale, q.shape[-1])
-    _kernels_for(q)
+    _check_runnable(q)
     if q.dtype == torch.bfloat16 and q.device.type == "cpu":
         # The interpreter has no bfloat16 arithmetic (it multiplies bit patterns); float32 holds every bfloat16 exactly.
         return _Flash.apply(q.float(), k.float(), v.float(), causal, scale).to(q.dtype)
@@ -84,15 +86,19 @@ def flash_decode(
             )
     if splits is not None and splits < 1:
         raise ValueError(f"splits must be at least 1, got {splits}")
-    kernels = _kernels_for(q)
+    _check_runnable(q)
     dtype = q.dtype
     if dtype == torch.bfloat16 and q.device.type == "cpu":
         q, k_cache, v_cache = q.float(), k_cache.float(), v_cache.float()
 
     group = heads // kv_heads
     rows, width = max(16, _power_of_two(group)), _power_of_two(head_dim)
-    m, n, warps, stages, tma = block_sizes("decode", capability(q.device), head_dim, q.dtype)
-    if splits is None:  # two programs for every processor, as far as the cache has blocks
+    _, n, warps, stages, tma = block_sizes(
+        "decode_split", capability(q.device), head_dim, q.dtype
+    )
+    if (
+        splits is None
+    ):  # two programs for every processor, as far as the cache has blocks
         splits = -(-2 * _processors(q.device) // max(1, batch * kv_heads))
         splits = min(splits, -(-capacity // n), 256)
     splits = max(1, splits)
@@ -132,7 +138,7 @@ class _Flash(torch.autograd.Function):
         )
         if out.numel() and n_k:
             with _on(q.device):
-                _kernels_for(q).forward[(-(-n_q // m) * batch * heads,)](
+                kernels.forward[(-(-n_q // m) * batch * heads,)](
                     *_views(tma, (q, m), (k, n), (v, n), (out, m)), lse,
                     n_q, n_k, heads, group, scale * LOG2_E,
                     causal, m, n, head_dim, _power_of_two(head_dim), tma,
@@ -154,16 +160,18 @@ class _Flash(torch.autograd.Function):
         dk, dv = _writable(k.shape, like=k), _writable(v.shape, like=v)
         if not (out.numel() and n_k):
             return dq.zero_(), dk.zero_(), dv.zero_(), None, None
-        kernels, do, delta = _kernels_for(q), _readable(do), torch.empty_like(lse)
+        do, delta = _readable(do), torch.empty_like(lse)
         cc, width = capability(q.device), _power_of_two(head_dim)
         numbers = n_q, n_k, heads, heads // kv_heads, ctx.scale, ctx.scale * LOG2_E
         with _on(q.device):
-            m, n, warps, stages, tma = block_sizes("row_dots", cc, head_dim, q.dtype)
+            m, _, warps, _, tma = block_sizes("row_dots", cc, head_dim, q.dtype)
             kernels.row_dots[(-(-n_q // m) * batch * heads,)](
                 *_views(tma, (out, m), (do, m)), delta,
                 n_q, heads, m, head_dim, width, tma, num_warps=warps,
             )  # fmt: skip
-            m, n, warps, stages, tma = block_sizes("backward_dk_dv", cc, head_dim, q.dtype)
+            m, n, warps, stages, tma = block_sizes(
+                "backward_dk_dv", cc, head_dim, q.dtype
+            )
             kernels.backward_dk_dv[(-(-n_k // n) * batch * kv_heads,)](
                 *_views(tma, (q, m), (k, n), (v, n), (do, m), (dk, n), (dv, n)),
                 lse, delta, *numbers, ctx.causal, m, n, head_dim, width,
@@ -189,19 +197,57 @@ class Blocks(NamedTuple):
     tma: bool
 
 
+# By kernel and architecture, for head dimensions up to 64, 128 and 256: rows of queries, rows of keys, warps, stages.
+TABLE = {
+    "forward": {
+        75: [(64, 32, 8, 2), (32, 32, 8, 2), (32, 16, 8, 1)],
+        80: [(128, 64, 8, 3), (128, 64, 8, 3), (64, 32, 8, 2)],
+        86: [(128, 64, 8, 3), (128, 32, 8, 3), (64, 32, 8, 2)],
+        90: [(128, 128, 8, 3), (128, 128, 8, 3), (128, 64, 8, 2)],
+        100: [(128, 128, 8, 3), (128, 128, 8, 2), (128, 64, 8, 2)],
+    },
+    "backward_dk_dv": {
+        75: [(32, 32, 8, 1), (16, 16, 8, 1), (16, 16, 8, 1)],
+        80: [(64, 64, 8, 2), (32, 64, 8, 2), (32, 32, 8, 1)],
+        90: [(64, 128, 8, 2), (32, 128, 8, 2), (64, 64, 8, 1)],
+        100: [(64, 64, 8, 2), (64, 64, 8, 2), (64, 64, 8, 1)],
+    },
+    "backward_dq": {
+        75: [(32, 32, 8, 1), (16, 16, 8, 1), (16, 16, 8, 1)],
+        80: [(128, 64, 8, 2), (128, 32, 8, 2), (64, 32, 8, 1)],
+        90: [(128, 128, 8, 2), (128, 64, 8, 3), (128, 32, 8, 1)],
+        100: [(128, 128, 8, 2), (128, 64, 8, 2), (64, 64, 8, 1)],
+    },
+}
+# float32 goes through the ordinary arithmetic units, on every card, and takes twice the room.
+FLOAT32 = {
+    "forward": [(32, 32, 8, 1), (32, 16, 8, 1), (16, 16, 8, 1)],
+    "backward_dk_dv": [(32, 32, 8, 1), (16, 16, 8, 1), (16, 16, 8, 1)],
+    "backward_dq": [(32, 32, 8, 1), (16, 16, 8, 1), (16, 16, 8, 1)],
+}
+
+
 def block_sizes(
     kernel: str, capability: tuple[int, int] | None, head_dim: int, dtype: torch.dtype
 ) -> Blocks:
     """What a kernel of `kernels` is launched with.
 
     Args:
-        kernel: "forward", "backward_dk_dv", "backward_dq" or "decode".
+        kernel: "forward", "row_dots", "backward_dk_dv", "backward_dq" or "decode_split".
         capability: of the CUDA device, such as (9, 0); None in the interpreter.
     """
-    if capability is None:  # fewer and larger steps: an interpreted operation costs the same at any size
+    if capability is None:  # few and large steps: one takes as long at any size
         return Blocks(128, 128, 4, 1, True)
-    wide = 0 if head_dim <= 64 else 1 if head_dim <= 128 else 2
-    return Blocks(64, 64, 4, 2, capability >= (9, 0))
+    tma = capability >= (9, 0)
+    if kernel == "row_dots":
+        return Blocks(64, 64, 4, 1, tma)
+    if kernel == "decode_split":  # the rows of queries follow from the group
+        small = capability < (8, 0) or dtype == torch.float32
+        return Blocks(16, 32, 4, 2, tma) if small else Blocks(16, 64, 4, 3, tma)
+    number = 10 * capability[0] + capability[1]
+    architecture = max(known for known in TABLE[kernel] if known <= max(75, number))
+    rows = FLOAT32[kernel] if dtype == torch.float32 else TABLE[kernel][architecture]
+    return Blocks(*rows[0 if head_dim <= 64 else 1 if head_dim <= 128 else 2], tma)
 
 
 def capability(device: torch.device) -> tuple[int, int] | None:
@@ -245,15 +291,13 @@ def _checked_scale(scale: float | None, head_dim: int) -> float:
     return float(scale)
 
 
-def _kernels_for(x: Tensor):
-    """The module of kernels, if it can run on the device and in the dtype of `x`."""
-    try:
-        from mlbook.attention import kernels
-    except ImportError as error:
+def _check_runnable(x: Tensor) -> None:
+    """Raise unless the kernels can run on the device and in the dtype of `x`."""
+    if not hasattr(kernels.triton, "JITFunction"):
         raise RuntimeError(
-            "this kernel is written in Triton, which has no package for this platform (it has for Linux): "
+            "this kernel is written in Triton, which this machine does not have (it is made for Linux): "
             "use mlbook.attention.naive_attention, or torch's scaled_dot_product_attention"
-        ) from error
+        )
     interpreted = not isinstance(kernels.forward, kernels.triton.JITFunction)
     if x.device.type != ("cpu" if interpreted else "cuda"):
         raise ValueError(
@@ -268,15 +312,18 @@ def _kernels_for(x: Tensor):
         raise TypeError(
             f"{torch.cuda.get_device_name(x.device)} has no bfloat16 arithmetic: use float16"
         )
-    return kernels
 
 
 def _readable(x: Tensor) -> Tensor:
     """`x`, or a copy of it that a tensor descriptor can address: rows together, and apart by multiples of 16 bytes."""
     unit = 16 // x.element_size()
-    fits = x.stride(3) == 1 and x.data_ptr() % 16 == 0 and all(
-        size == 1 or (stride > 0 and stride % unit == 0)
-        for size, stride in zip(x.shape[:3], x.stride()[:3], strict=True)
+    fits = (
+        x.stride(3) == 1
+        and x.data_ptr() % 16 == 0
+        and all(
+            size == 1 or (stride > 0 and stride % unit == 0)
+            for size, stride in zip(x.shape[:3], x.stride()[:3], strict=True)
+        )
     )
     return x if fits else _writable(x.shape, like=x).copy_(x)
 
@@ -285,7 +332,9 @@ def _writable(shape: torch.Size, like: Tensor) -> Tensor:
     """An empty tensor whose rows start at multiples of 16 bytes."""
     unit = 16 // like.element_size()
     width = -(-shape[3] // unit) * unit
-    return torch.empty(*shape[:3], width, dtype=like.dtype, device=like.device)[..., : shape[3]]
+    return torch.empty(*shape[:3], width, dtype=like.dtype, device=like.device)[
+        ..., : shape[3]
+    ]
 
 
 def _views(tma: bool, *blocks: tuple[Tensor, int]) -> list:
@@ -318,4 +367,6 @@ def _processors(device: torch.device) -> int:
 
 
 def _on(device: torch.device):
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+    return (
+        torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+    )

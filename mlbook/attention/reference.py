@@ -27,7 +27,9 @@ def naive_attention(
     if causal:
         hidden = ~causal_mask(*s.shape[-2:], device=q.device)
         s = s.masked_fill(hidden, -math.inf)
-        return s.softmax(-1).masked_fill(hidden, 0) @ v  # an empty row is NaN until here
+        return (
+            s.softmax(-1).masked_fill(hidden, 0) @ v
+        )  # an empty row is NaN until here
     return s.softmax(-1) @ v
 
 
@@ -90,7 +92,11 @@ class State(NamedTuple):
 
 
 def partial_attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: float | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    scale: float | None = None,
 ) -> State:
     """The state after attending to the keys `k` only.
 

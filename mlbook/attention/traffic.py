@@ -176,7 +176,12 @@ def standard_backward(chip, q, k, v, do, p):
 def flash_backward(chip, q, k, v, do, o, lse):
     """Our three kernels: row dots, then dK and dV by blocks of keys, then dQ by blocks of queries."""
     n, d = q.shape
-    delta, dq, dk, dv = np.empty(n), np.empty((n, d)), np.empty((n, d)), np.empty((n, d))
+    delta, dq, dk, dv = (
+        np.empty(n),
+        np.empty((n, d)),
+        np.empty((n, d)),
+        np.empty((n, d)),
+    )
     for r in blocks(n, LEAST):
         chip.hold(2 * LEAST * d)
         chip.store(delta[r], (chip.load(o[r]) * chip.load(do[r])).sum(1))
@@ -196,7 +201,11 @@ def flash_backward(chip, q, k, v, do, o, lse):
     size_q = _most(chip.sram, d, "dq")
     chip.hold(_held("dq", size_q, LEAST, d))
     for r in blocks(n, size_q):
-        qr, dor, dqr = chip.load(q[r]), chip.load(do[r]), np.zeros((r.stop - r.start, d))
+        qr, dor, dqr = (
+            chip.load(q[r]),
+            chip.load(do[r]),
+            np.zeros((r.stop - r.start, d)),
+        )
         lse_r, delta_r = chip.load(lse[r])[:, None], chip.load(delta[r])[:, None]
         for c in blocks(n, LEAST):
             kc, vc = chip.load(k[c]), chip.load(v[c])
@@ -214,7 +223,11 @@ def _held(algorithm: str, size_q: int, size_k: int, d: int) -> int:
         "dk_dv": (2, 4, 2, 2),  # q, do; k, v, dk, dv; p, dp; lse, delta
         "dq": (3, 2, 2, 2),  # q, do, dq; k, v; p, dp; lse, delta
     }[algorithm]
-    return (of_q * size_q + of_k * size_k) * d + square * size_q * size_k + vectors * size_q
+    return (
+        (of_q * size_q + of_k * size_k) * d
+        + square * size_q * size_k
+        + vectors * size_q
+    )
 
 
 def _most(sram: int, d: int, algorithm: str) -> int:
@@ -224,7 +237,10 @@ def _most(sram: int, d: int, algorithm: str) -> int:
         MemoryError: not even LEAST fit.
     """
     by_query = algorithm in ("forward", "dq")
-    size = lambda rows: _held(algorithm, *((rows, LEAST) if by_query else (LEAST, rows)), d)  # noqa: E731
+
+    def size(rows):
+        return _held(algorithm, *((rows, LEAST) if by_query else (LEAST, rows)), d)
+
     each = size(2) - size(1)
     rows = (sram - (size(1) - each)) // each
     if rows < LEAST:
@@ -270,7 +286,9 @@ def io_count(
     return chip.loads, chip.stores
 
 
-def io_formula(algorithm: str, n: int, d: int, sram: int, backward: bool = False) -> int:
+def io_formula(
+    algorithm: str, n: int, d: int, sram: int, backward: bool = False
+) -> int:
     """The same total in closed form; arguments and errors as `io_count`."""
     _check(algorithm, n, d, sram, backward)
 
