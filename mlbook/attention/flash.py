@@ -96,9 +96,7 @@ def flash_decode(
     _, n, warps, stages, tma = block_sizes(
         "decode_split", capability(q.device), head_dim, q.dtype
     )
-    if (
-        splits is None
-    ):  # two programs for every processor, as far as the cache has blocks
+    if splits is None:  # two programs a processor, as far as the cache has blocks
         splits = -(-2 * _processors(q.device) // max(1, batch * kv_heads))
         splits = min(splits, -(-capacity // n), 256)
     splits = max(1, splits)
@@ -210,7 +208,7 @@ TABLE = {
         75: [(32, 32, 8, 1), (16, 16, 8, 1), (16, 16, 8, 1)],
         80: [(64, 64, 8, 2), (32, 64, 8, 2), (32, 32, 8, 1)],
         90: [(64, 128, 8, 2), (32, 128, 8, 2), (64, 64, 8, 1)],
-        100: [(64, 64, 8, 2), (64, 64, 8, 2), (64, 64, 8, 1)],
+        100: [(64, 64, 8, 2), (64, 64, 8, 1), (64, 64, 8, 1)],
     },
     "backward_dq": {
         75: [(32, 32, 8, 1), (16, 16, 8, 1), (16, 16, 8, 1)],
@@ -221,7 +219,7 @@ TABLE = {
 }
 # float32 goes through the ordinary arithmetic units, on every card, and takes twice the room.
 FLOAT32 = {
-    "forward": [(32, 32, 8, 1), (32, 16, 8, 1), (16, 16, 8, 1)],
+    "forward": [(32, 32, 8, 1), (16, 16, 8, 1), (16, 16, 8, 1)],
     "backward_dk_dv": [(32, 32, 8, 1), (16, 16, 8, 1), (16, 16, 8, 1)],
     "backward_dq": [(32, 32, 8, 1), (16, 16, 8, 1), (16, 16, 8, 1)],
 }
@@ -243,7 +241,8 @@ def block_sizes(
         return Blocks(64, 64, 4, 1, tma)
     if kernel == "decode_split":  # the rows of queries follow from the group
         small = capability < (8, 0) or dtype == torch.float32
-        return Blocks(16, 32, 4, 2, tma) if small else Blocks(16, 64, 4, 3, tma)
+        n = 32 if small or head_dim > 128 else 64
+        return Blocks(16, n, 4, 2 if small else 3, tma)
     number = 10 * capability[0] + capability[1]
     architecture = max(known for known in TABLE[kernel] if known <= max(75, number))
     rows = FLOAT32[kernel] if dtype == torch.float32 else TABLE[kernel][architecture]
