@@ -8,7 +8,7 @@ import random
 import torch
 
 from mlbook.claims import claim
-from mlbook.source import REPOSITORY, data, show
+from mlbook.source import REPOSITORY, data, recorded, show
 
 __all__ = [
     "REPOSITORY",
@@ -16,6 +16,7 @@ __all__ = [
     "claim",
     "data",
     "device",
+    "recorded",
     "scale",
     "scale_name",
     "seed",

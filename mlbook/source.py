@@ -3,6 +3,7 @@
 import hashlib
 import html
 import inspect
+import json
 import textwrap
 from pathlib import Path
 
@@ -46,6 +47,19 @@ def _in_repository(file: str) -> str:
     return (
         Path(file).resolve().relative_to(Path(__file__).resolve().parents[1]).as_posix()
     )
+
+
+def recorded(name: str) -> dict[str, dict]:
+    """What was measured on other machines: the files `benchmarks/results/NAME-*.json`, by their names.
+
+    Empty where the repository is not at hand (on Colab, say) or nothing has been recorded. The build executes a chapter
+    that calls this again when those files change.
+    """
+    folder = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+    return {
+        path.stem: json.loads(path.read_text())
+        for path in sorted(folder.glob(f"{name}-*.json"))
+    }
 
 
 def data(name: str, source: str, path: str | Path | None = None) -> None:

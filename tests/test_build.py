@@ -131,6 +131,19 @@ def test_what_makes_a_chapter_stale(root, monkeypatch):
     ]
 
 
+def test_recorded_measurements_make_stale_only_who_shows_them(root):
+    results = root / "benchmarks" / "results"
+    results.mkdir(parents=True)
+
+    def record():
+        (results / "x-card.json").write_text(str(len(list(results.iterdir()))))
+
+    assert changed_names(root, record) == []
+    write_chapter(root / "notebooks/one.ipynb", "print(recorded('x'))")
+    (results / "x-card.json").unlink()
+    assert changed_names(root, record) == ["benchmarks/results"]
+
+
 def test_prose_does_not_make_a_chapter_stale(root):
     def edit():
         book = nbformat.read(root / "notebooks/one.ipynb", 4)

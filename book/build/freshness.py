@@ -17,7 +17,7 @@ def dependencies(notebook: Path, root: Path) -> dict[str, str]:
     """Everything that the outputs of `notebook` follow from, by name, each with its digest or value.
 
     Covered: the code cells (prose may change freely), the `mlbook` modules they import, directly or through each
-    other, the lock file, Python, scale, device and the book's settings. Data files join when the chapter has named them
+    other, the lock file, recorded measurements if they are shown, Python, scale, device and the book's settings. Data files join when the chapter has named them
     (`stale_data`).
     """
     code = code_cells(nbformat.read(notebook, as_version=4))
@@ -43,6 +43,9 @@ def dependencies(notebook: Path, root: Path) -> dict[str, str]:
     source = "\n".join(
         TransformerManager().transform_cell(cell.source) for cell in code
     )
+    if "recorded(" in source:
+        results = sorted((root / "benchmarks" / "results").glob("*.json"))
+        found["benchmarks/results"] = _sha("\0".join(p.read_text() for p in results))
     for module, path in imported_modules(source, root).items():
         found[module] = _sha(path.read_text())
     return found

@@ -1,6 +1,12 @@
 """Attention: by the definition, by FlashAttention's kernels, and the counting of what they move."""
 
-from mlbook.attention.flash import block_sizes, flash_attention, flash_decode
+from mlbook.attention.compiled import SHARED_MEMORY, Job, compile_kernels
+from mlbook.attention.flash import (
+    block_sizes,
+    decode_splits,
+    flash_attention,
+    flash_decode,
+)
 from mlbook.attention.reference import (
     State,
     causal_mask,
@@ -14,9 +20,13 @@ from mlbook.attention.reference import (
 )
 
 __all__ = [
+    "SHARED_MEMORY",
+    "Job",
     "State",
     "block_sizes",
     "causal_mask",
+    "compile_kernels",
+    "decode_splits",
     "finish",
     "flash_attention",
     "flash_decode",

@@ -96,10 +96,8 @@ def flash_decode(
     _, n, warps, stages, tma = block_sizes(
         "decode_split", capability(q.device), head_dim, q.dtype
     )
-    if splits is None:  # two programs a processor, as far as the cache has blocks
-        splits = -(-2 * _processors(q.device) // max(1, batch * kv_heads))
-        splits = min(splits, -(-capacity // n), 256)
-    splits = max(1, splits)
+    if splits is None:
+        splits = decode_splits(_processors(q.device), batch, kv_heads, capacity, n)
     out = torch.empty(batch, heads, head_dim, dtype=q.dtype, device=q.device)
     if batch * heads == 0 or capacity == 0:
         return out.zero_().to(dtype)
@@ -121,6 +119,14 @@ def flash_decode(
             rows, head_dim, width, _power_of_two(splits),
         )  # fmt: skip
     return out.to(dtype)
+
+
+def decode_splits(
+    processors: int, batch: int, kv_heads: int, capacity: int, block: int = 64
+) -> int:
+    """Stretches of the cache for two programs a processor, at most one a block of keys, and at most 256."""
+    wanted = -(-2 * processors // max(1, batch * kv_heads))
+    return max(1, min(wanted, -(-capacity // block), 256))
 
 
 class _Flash(torch.autograd.Function):

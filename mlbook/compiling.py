@@ -1,0 +1,496 @@
+"""Compiling and capturing: timing, what Inductor writes, graphs recorded and replayed, a matmul with both fusions.
+
+Runs without a GPU, without Triton and without a C++ compiler: what then cannot be done says so in one sentence.
+"""
+
+import contextlib
+import functools
+import json
+import math
+import re
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # no Triton for this platform: kernels can be read and not run
+    triton, tl = None, SimpleNamespace(constexpr=None)
+
+NO_TRITON = "Triton is not installed (it has no build for macOS and Windows), so this kernel can be read here but not run"
+
+
+# Timing
+
+
+class Timing(NamedTuple):
+    """Seconds of one call: the median of the samples, and their 10 % and 90 % quantiles."""
+
+    median: float
+    low: float
+    high: float
+
+
+def timed(
+    function: Callable, *args, samples: int = 15, sample_seconds: float = 4e-3
+) -> Timing:
+    """Seconds of `function(*args)` once it is warm.
+
+    A sample is as many calls as fill `sample_seconds`, at least one, and then one
+    synchronisation: the GPU works behind the CPU's back, and a clock stopped without
+    waiting for it has timed the launches alone.
+
+    Args:
+        function: called four times before the clock starts (a graph of `torch.compile` is compiled in the first
+            call and captured in the second).
+        samples: how many samples the median is of.
+        sample_seconds: the length of a sample.
+    Raises:
+        ValueError: `samples` is below 3.
+    """
+    if samples < 3:
+        raise ValueError(
+            f"a median with its spread needs at least 3 samples, got {samples}"
+        )
+    for _ in range(3):
+        function(*args)
+    once = first_calls(function, *args, calls=1)[0]
+    calls = max(1, min(1000, round(sample_seconds / once)))
+    spans = []
+    for _ in range(samples):
+        start = time.perf_counter()
+        for _ in range(calls):
+            function(*args)
+        synchronise()
+        spans.append((time.perf_counter() - start) / calls)
+    deciles = statistics.quantiles(spans, n=10, method="inclusive")
+    return Timing(statistics.median(spans), deciles[0], deciles[-1])
+
+
+def first_calls(function: Callable, *args, calls: int = 5) -> list[float]:
+    """Seconds of each of the first calls, each with its own synchronisation."""
+    spans = []
+    for _ in range(calls):
+        synchronise()
+        start = time.perf_counter()
+        function(*args)
+        synchronise()
+        spans.append(time.perf_counter() - start)
+    return spans
+
+
+def synchronise() -> None:
+    """Wait until the GPU, if there is one, has done all it was sent."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def recorded(name: str) -> list[dict]:
+    """What benchmarks/results/NAME*.json recorded elsewhere, oldest first; empty where there is nothing."""
+    folder = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+    found = [json.loads(path.read_text()) for path in folder.glob(f"{name}*.json")]
+    return sorted(found, key=lambda record: record.get("date", ""))
+
+
+# torch.compile
+
+
+@functools.cache
+def can_compile(device: str = "cpu") -> bool:
+    """Whether `torch.compile` works here, found by trying it once; if not, one sentence says why."""
+    try:
+        torch.compile(lambda x: (x * 2 + 1).relu())(torch.ones(64, device=device))
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+        print(
+            f"torch.compile does not work here ({reason}). On a CPU it needs a C++ compiler: "
+            "g++ on Linux, Xcode's command line tools on a Mac, Visual Studio's build tools on Windows."
+        )
+        return False
+    return True
+
+
+def generated(compiled: Callable, *args) -> list[str]:
+    """Call what `torch.compile` made, for the first time, and return the kernels it writes: C++, or Triton on a GPU.
+
+    Raises:
+        RuntimeError: no kernel was written: these arguments were compiled for before, or there was nothing to compile.
+    """
+    import torch._functorch.config
+    from torch._inductor.utils import run_and_get_code
+
+    with (
+        torch._inductor.config.patch(fx_graph_cache=False),
+        torch._functorch.config.patch(enable_autograd_cache=False),
+    ):  # a graph that is found in a cache is not written again
+        _, sources = run_and_get_code(compiled, *args)
+    found = kernels("\n".join(sources))
+    if not found:
+        raise RuntimeError(
+            "torch.compile wrote no kernel: had it compiled for these arguments before?"
+        )
+    return found
+
+
+def kernels(source: str) -> list[str]:
+    """The kernels in a module that Inductor wrote, without its imports and annotations."""
+    bodies = re.findall(r"async_compile\.\w+\([^'].*?'''(.*?)'''", source, re.DOTALL)
+    bodies += re.findall(r"async_compile\.\w+\('\w+', r?'''(.*?)'''", source, re.DOTALL)
+    starts = ("@triton.jit", 'extern "C"')
+    cut = [b[min(i for s in starts if (i := b.find(s)) >= 0) :] for b in bodies]
+    return [text.strip() for text in cut]
+
+
+class Program(NamedTuple):
+    """What Inductor makes of a function for a GPU."""
+
+    kernels: list[str]  # their Triton source, in the order of their launch
+    launches: int  # of these and of library kernels
+    bytes: int  # read and written by all of them, each operand counted once a kernel
+
+
+A100 = SimpleNamespace(
+    name="A100",
+    major=8,
+    minor=0,
+    multi_processor_count=108,
+    regs_per_multiprocessor=65_536,
+    max_threads_per_multi_processor=2_048,
+    max_threads_per_block=1_024,
+    shared_memory_per_block=49_152,
+    shared_memory_per_block_optin=166_912,
+    warp_size=32,
+    L2_cache_size=40 * 2**20,
+    total_memory=40 * 2**30,
+    gcnArchName="",
+)
+
+
+def triton_source(function: Callable, *inputs: Tensor, fuse: bool = True) -> Program:
+    """The Triton program that Inductor writes for a GPU. No GPU is needed: nothing is compiled or run.
+
+    The function is traced with tensors that have a shape and no data, and the graph is lowered as `torch.compile`
+    lowers it, for the GPU that is there or else for an A100. Matrix products become Triton templates with the first
+    block sizes on Inductor's list, where `max-autotune` would time the whole list and the library's product.
+
+    Args:
+        function: of tensors, to a tensor.
+        inputs: looked at for shape and dtype; `device="meta"` costs no memory.
+        fuse: False keeps what comes before and after a matrix product out of its kernel.
+    Raises:
+        RuntimeError: Triton is not installed, or this version of torch is put together differently.
+    """
+    if triton is None:
+        raise RuntimeError("Inductor writes Triton only where Triton is installed")
+    from torch._inductor import config
+    from torch._inductor.debug import DebugContext
+    from torch._inductor.decomposition import select_decomp_table
+    from torch._inductor.graph import GraphLowering
+    from torch._inductor.virtualized import V
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    settings = {
+        "max_autotune_gemm": True,
+        "max_autotune_gemm_backends": "TRITON",
+        "test_configs.max_mm_configs": 1,
+        "deterministic": True,  # of several choices the first, without timing them
+        "prologue_fusion": fuse,
+        "epilogue_fusion": fuse,
+    }
+    try:
+        with FakeTensorMode() as fake, torch.no_grad():
+            given = [
+                torch.empty(x.shape, dtype=x.dtype, device="cuda") for x in inputs
+            ]
+            graph_module = make_fx(
+                lambda *xs: (function(*xs),),
+                decomposition_table=select_decomp_table(),
+            )(*given)
+            with _pretend_gpu(), config.patch(settings):
+                graph = GraphLowering(graph_module)
+                with (
+                    V.set_fake_mode(fake),
+                    V.set_graph_handler(graph),
+                    V.set_debug_handler(DebugContext()),
+                ):
+                    graph.run(*given)
+                    code = graph.codegen()[0]
+                    traffic = graph.count_bytes()[0]
+    except Exception as error:
+        raise RuntimeError(
+            f"torch {torch.__version__} does not write Triton here: {type(error).__name__}: {error}"
+        ) from error
+    code = getattr(code, "value", code)
+    launches = len(re.findall(r"\.run\(|extern_kernels\.\w+\(", code))
+    return Program(kernels(code), launches, traffic)
+
+
+@contextlib.contextmanager
+def _pretend_gpu():
+    """Within, Inductor sees an A100 where there is no GPU; what it remembers of it is forgotten afterwards."""
+    from torch._dynamo.device_interface import CudaInterface
+    from torch._inductor.runtime.hints import DeviceProperties
+    from torch.utils import _triton
+
+    def answer(value):
+        return staticmethod(lambda *_, **__: value)
+
+    def forget():
+        DeviceProperties.create.cache_clear()
+        for remembered in vars(_triton).values():
+            if hasattr(remembered, "cache_clear"):
+                remembered.cache_clear()
+
+    if torch.cuda.is_available():
+        yield
+        return
+    answers = {
+        torch.cuda: {
+            "is_available": True,
+            "device_count": 1,
+            "current_device": 0,
+            "get_device_properties": A100,
+            "get_device_capability": (8, 0),
+        },
+        CudaInterface: {"get_device_properties": A100, "get_compute_capability": 80},
+        CudaInterface.Worker: {"get_device_properties": A100},
+        _triton: {"triton_hash_with_backend": ""},
+    }
+    forget()
+    try:
+        with contextlib.ExitStack() as stack:
+            for where, values in answers.items():
+                for name, value in values.items():
+                    stack.enter_context(mock.patch.object(where, name, answer(value)))
+            yield
+    finally:
+        forget()
+
+
+# Prologue and epilogue
+
+
+def _jit(function):
+    return triton.jit(function) if triton else function
+
+
+# fmt: off
+@_jit
+def matmul_kernel(x, w, b, y, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+                  PROLOGUE: tl.constexpr, EPILOGUE: tl.constexpr, BLOCK: tl.constexpr):
+    """y = EPILOGUE(PROLOGUE(x) @ w, b): one program for each block of y."""
+    rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    acc = tl.zeros((BLOCK, BLOCK), tl.float32)
+    for start in range(0, K, BLOCK):
+        k = start + tl.arange(0, BLOCK)
+        x_block = tl.load(x + rows[:, None] * K + k, (rows[:, None] < M) & (k < K), 0.0)
+        w_block = tl.load(w + k[:, None] * N + columns, (k[:, None] < K) & (columns < N), 0.0)
+        x_block = PROLOGUE(x_block)  # on its way from memory to the product
+        acc += tl.dot(x_block, w_block, input_precision="ieee")
+    bias = tl.load(b + columns, columns < N, 0.0)
+    out = EPILOGUE(acc, bias)  # the sum is still in registers
+    tl.store(y + rows[:, None] * N + columns, out, (rows[:, None] < M) & (columns < N))
+# fmt: on
+
+
+@_jit
+def relu(x):
+    return tl.maximum(x, 0.0)
+
+
+@_jit
+def bias_gelu(acc, bias):
+    """GELU by its sigmoid form, x σ(1.702 x): Hendrycks and Gimpel 2016."""
+    z = acc + bias
+    return z / (1.0 + tl.exp(-1.702 * z))
+
+
+def matmul(
+    x: Tensor, w: Tensor, b: Tensor, prologue=relu, epilogue=bias_gelu, block=32
+) -> Tensor:
+    """`epilogue(prologue(x) @ w, b)` in one kernel: (M, K) times (K, N) plus (N,), all float32.
+
+    Args:
+        prologue: of a block of `x`, 0 to 0 (blocks are padded with zeros).
+        epilogue: of a block of the product and of the bias.
+        block: side of the square blocks, a power of two of at least 16.
+    Raises:
+        RuntimeError: Triton is not installed.
+        ValueError: shapes do not fit, or a tensor is not contiguous float32.
+    """
+    if triton is None:
+        raise RuntimeError(NO_TRITON)
+    if x.ndim != 2 or w.ndim != 2 or x.shape[1] != w.shape[0] or b.shape != w.shape[1:]:
+        raise ValueError(
+            f"shapes {tuple(x.shape)}, {tuple(w.shape)}, {tuple(b.shape)} do not fit (M, K), (K, N), (N,)"
+        )
+    for t in (x, w, b):
+        if t.dtype != torch.float32 or not t.is_contiguous():
+            raise ValueError(
+                f"matmul takes contiguous float32 tensors, got {t.dtype} with strides {t.stride()}"
+            )
+    (M, K), N = x.shape, w.shape[1]
+    y = x.new_empty(M, N)
+    grid = (triton.cdiv(M, block), triton.cdiv(N, block))
+    matmul_kernel[grid](x, w, b, y, M, N, K, prologue, epilogue, BLOCK=block)
+    return y
+
+
+# Graphs: recorded once, replayed
+
+
+class Tape(TorchDispatchMode):
+    """A CUDA graph without CUDA: the operations that ran, with the very tensors they ran on.
+
+    A replay runs them again, and nothing else: no Python of the function, no new tensors. Slower than a CUDA graph,
+    and than no graph, but with its semantics. Unlike one it keeps every intermediate result apart.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.steps = []
+        self.output = None
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if {
+            torch.Tag.data_dependent_output,
+            torch.Tag.dynamic_output_shape,
+        } & set(func.tags):
+            raise RuntimeError(
+                f"{func} cannot be recorded: Python would wait for its value, and a replay runs no Python"
+            )
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        aliases = [r.alias_info for r in func._schema.returns]
+        if all(a is None or a.is_write for a in aliases):  # a view needs no replay
+            self.steps.append((func, args, kwargs, result))
+        return result
+
+    def replay(self) -> None:
+        """Run the recorded operations again, each into the memory it wrote when recorded."""
+        for func, args, kwargs, result in self.steps:
+            again = func(*args, **kwargs)
+            for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
+                if new is not old:  # not in place already
+                    old.copy_(new)
+
+    def kept_bytes(self) -> int:
+        """Bytes of the results that the tape keeps alive."""
+        kept = {t.untyped_storage() for *_, r in self.steps for t in tree_leaves(r)}
+        return sum(storage.nbytes() for storage in {s.data_ptr(): s for s in kept}.values())  # fmt: skip
+
+
+class Capture(NamedTuple):
+    """A recorded function: `replay()` runs it on the inputs' memory and leaves its result in `output`."""
+
+    replay: Callable[[], None]
+    output: object
+
+
+def capture(function: Callable, *inputs: Tensor) -> Capture:
+    """Record `function(*inputs)`: as a CUDA graph where the inputs are on a GPU, else on a `Tape`.
+
+    On a GPU the function runs three times first, on a stream of its own (libraries choose algorithms and allocate
+    workspace in their first calls, which must not be recorded), and not at all while it is recorded: `output` holds
+    its result only after the first replay.
+
+    Args:
+        function: of tensors; its Python runs now and never again.
+        inputs: static from now on: new data is copied into them.
+    Raises:
+        RuntimeError: the function needs a value on the CPU (`.item()`, a shape that depends on data).
+    Source: PyTorch's notes on CUDA semantics, "CUDA Graphs".
+    """
+    if not any(x.is_cuda for x in inputs):
+        with torch.no_grad(), Tape() as tape:
+            tape.output = function(*inputs)
+        return Capture(tape.replay, tape.output)
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside), torch.no_grad():
+        for _ in range(3):
+            function(*inputs)
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.no_grad(), torch.cuda.graph(graph):
+        output = function(*inputs)
+    return Capture(graph.replay, output)
+
+
+# A decoder
+
+
+class Decoder(nn.Module):
+    """A transformer that reads one token and predicts the next, with a key–value cache of fixed size.
+
+    Nothing in a step depends on Python numbers: the position is a tensor, and attention runs over the whole cache
+    with what is not yet written masked out. So every step is the same graph.
+    """
+
+    def __init__(self, vocab=256, width=64, heads=4, layers=2, length=128):
+        super().__init__()
+        self.heads, self.length = heads, length
+        self.embed = nn.Embedding(vocab, width)
+        self.place = nn.Embedding(length, width)
+        self.qkv = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(layers))
+        self.mix = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
+        self.up = nn.ModuleList(nn.Linear(width, 4 * width) for _ in range(layers))
+        self.down = nn.ModuleList(nn.Linear(4 * width, width) for _ in range(layers))
+        self.head = nn.Linear(width, vocab)
+        shape = (layers, 2, heads, length, width // heads)
+        self.register_buffer("cache", torch.zeros(shape))
+
+    def forward(self, token: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        """(1,) token and (1,) position to the next token (1,) and its logits (1, vocab); writes the cache."""
+        x = self.embed(token) + self.place(position)
+        norm = functools.partial(F.layer_norm, normalized_shape=x.shape[-1:])
+        hidden = torch.arange(self.length, device=x.device) > position
+        for i in range(len(self.qkv)):
+            q, k, v = self.qkv[i](norm(x)).view(3, self.heads, 1, -1)
+            keys, values = self.cache[i]
+            keys.index_copy_(1, position, k)
+            values.index_copy_(1, position, v)
+            scores = q @ keys.mT / math.sqrt(q.shape[-1])  # (heads, 1, length)
+            attention = scores.masked_fill(hidden, float("-inf")).softmax(-1)
+            x = x + self.mix[i]((attention @ values).view(1, -1))
+            x = x + self.down[i](F.gelu(self.up[i](norm(x))))
+        logits = self.head(norm(x))
+        return logits.argmax(-1), logits
+
+
+@torch.no_grad()
+def decode(step: Callable, model: Decoder, tokens: int) -> tuple[Tensor, Tensor]:
+    """Decode greedily from token 0 and an empty cache: the tokens (n,) and their logits (n, vocab).
+
+    Args:
+        step: `model`, or what was made of it.
+        tokens: how many, at most the length of the model's cache.
+    Raises:
+        ValueError: the cache has no room for `tokens`.
+    """
+    if tokens > model.length:
+        raise ValueError(
+            f"the cache has room for {model.length} tokens, asked for {tokens}"
+        )
+    model.cache.zero_()
+    token = torch.zeros(1, dtype=torch.long, device=model.cache.device)
+    position, out = torch.zeros_like(token), []
+    for _ in range(tokens):
+        token, logits = step(token, position)
+        token = token.clone()  # a graph's output is overwritten by its next replay
+        out.append((token, logits.clone()))
+        position += 1
+    return torch.cat([t for t, _ in out]), torch.cat([lg for _, lg in out])
