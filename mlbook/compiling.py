@@ -5,13 +5,11 @@ Runs without a GPU, without Triton and without a C++ compiler: what then cannot 
 
 import contextlib
 import functools
-import json
 import math
 import re
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 from unittest import mock
@@ -94,13 +92,6 @@ def synchronise() -> None:
     """Wait until the GPU, if there is one, has done all it was sent."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-def recorded(name: str) -> list[dict]:
-    """What benchmarks/results/NAME*.json recorded elsewhere, oldest first; empty where there is nothing."""
-    folder = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
-    found = [json.loads(path.read_text()) for path in folder.glob(f"{name}*.json")]
-    return sorted(found, key=lambda record: record.get("date", ""))
 
 
 # torch.compile
@@ -211,9 +202,7 @@ def triton_source(function: Callable, *inputs: Tensor, fuse: bool = True) -> Pro
     }
     try:
         with FakeTensorMode() as fake, torch.no_grad():
-            given = [
-                torch.empty(x.shape, dtype=x.dtype, device="cuda") for x in inputs
-            ]
+            given = [torch.empty(x.shape, dtype=x.dtype, device="cuda") for x in inputs]
             graph_module = make_fx(
                 lambda *xs: (function(*xs),),
                 decomposition_table=select_decomp_table(),
@@ -386,11 +375,6 @@ class Tape(TorchDispatchMode):
             for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
                 if new is not old:  # not in place already
                     old.copy_(new)
-
-    def kept_bytes(self) -> int:
-        """Bytes of the results that the tape keeps alive."""
-        kept = {t.untyped_storage() for *_, r in self.steps for t in tree_leaves(r)}
-        return sum(storage.nbytes() for storage in {s.data_ptr(): s for s in kept}.values())  # fmt: skip
 
 
 class Capture(NamedTuple):

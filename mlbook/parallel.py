@@ -1,7 +1,9 @@
-"""One computation on several processes: four ways to split it. The chapter: notebooks/flash-attention.ipynb.
+"""One computation on several processes: four ways to split it. The chapter:
+notebooks/flash-attention.ipynb.
 
-Conventions: a *rank* is one process. Every rank is given the whole tensors and keeps its own part in the first lines of
-a worker (a real system would never hold the whole). What a worker sends goes through `send` and `all_reduce`, which count.
+Conventions: a *rank* is one process. Every rank is given the whole tensors and keeps
+its own part in the first lines of a worker (a real system would never hold the whole).
+What a worker sends goes through `send` and `all_reduce`, which count.
 """
 
 import contextlib
@@ -31,16 +33,20 @@ from mlbook.attention.reference import State, finish, merge, partial_attention
 
 
 def ring_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
-    """This rank's rows of attention: queries stay, keys and values go once round the ring.
+    """This rank's rows of attention: queries stay, keys and values go once round the
+    ring.
 
-    A rank holds 1/p of q, k and v, and room for the block of k and v that arrives. It sends p − 1 blocks of
-    2 · batch · heads · n/p · head_dim numbers each, to the next rank.
+    A rank holds 1/p of q, k and v, and room for the block of k and v that arrives. It
+    sends p − 1 blocks of 2 · batch · heads · n/p · head_dim numbers each, to the next
+    rank.
 
     Args:
-        q, k, v: (batch, heads, n, head_dim); n need not be a multiple of the number of ranks p.
+        q, k, v: (batch, heads, n, head_dim); n need not be a multiple of the number of
+            ranks p.
         causal: query i sees key j where j ≤ i, both counted in the whole sequence.
     Returns:
-        (batch, heads, about n/p, head_dim); the ranks' results, one after the other, are the whole attention.
+        (batch, heads, about n/p, head_dim); the ranks' results, one after the other,
+        are the whole attention.
     Raises:
         ValueError: the shapes differ, or there are fewer positions than ranks.
     Source: Liu et al. 2023, arXiv 2310.01889.
@@ -101,8 +107,8 @@ def data_parallel_gradients(
 ) -> list[Tensor]:
     """The gradient of the whole batch, each rank having seen a p-th of it.
 
-    A rank holds all weights and 1/p of the batch. It gives every gradient, as many numbers as there are weights, to an
-    all-reduce, once a step.
+    A rank holds all weights and 1/p of the batch. It gives every gradient, as many
+    numbers as there are weights, to an all-reduce, once a step.
 
     Args:
         weights: of `mlp`.
@@ -110,7 +116,8 @@ def data_parallel_gradients(
     Returns:
         as `gradients`, the same on each rank.
     Raises:
-        ValueError: the batch does not split evenly: the mean of the ranks' means would not be the mean.
+        ValueError: the batch does not split evenly: the mean of the ranks' means would
+            not be the mean.
     Source: Li et al. 2020, arXiv 2006.15704.
     """
     local = gradients(weights, part(x, dim=0), part(y, dim=0))
@@ -120,16 +127,19 @@ def data_parallel_gradients(
 def tensor_parallel_mlp(
     weights: list[Tensor], x: Tensor, y: Tensor
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """A multilayer perceptron of two matrices, the first split by columns, the second by rows: forward and backward.
+    """A multilayer perceptron of two matrices, the first split by columns, the second
+    by rows: forward and backward.
 
-    A rank holds 1/p of each matrix and of the hidden layer, and the whole of x and of the output. It gives the output
-    (batch · d_2 numbers) to an all-reduce on the way forward, and the gradient of x (batch · d_0) on the way back.
+    A rank holds 1/p of each matrix and of the hidden layer, and the whole of x and of
+    the output. It gives the output (batch · d_2 numbers) to an all-reduce on the way
+    forward, and the gradient of x (batch · d_0) on the way back.
 
     Args:
         weights: W₁ (d_0, d_1) and W₂ (d_1, d_2).
         x, y: inputs and targets, (batch, d_0) and (batch, d_2).
     Returns:
-        the whole output; the whole ∂ loss / ∂ x; the gradients of this rank's columns of W₁ and rows of W₂.
+        the whole output; the whole ∂ loss / ∂ x; the gradients of this rank's columns
+        of W₁ and rows of W₂.
     Raises:
         ValueError: there are not two matrices, or d_1 does not split evenly.
     Source: Shoeybi et al. 2019, arXiv 1909.08053, section 3.
@@ -148,19 +158,23 @@ def tensor_parallel_mlp(
 def pipeline_parallel_gradients(
     weights: list[Tensor], x: Tensor, y: Tensor, microbatches: int
 ) -> tuple[Tensor, list[tuple[int, str]]]:
-    """The gradient of this rank's layer: all microbatches go forward from rank to rank, and then back.
+    """The gradient of this rank's layer: all microbatches go forward from rank to rank,
+    and then back.
 
-    A rank holds one layer, and that layer's input for the whole batch. It sends batch · width numbers forward (all but
-    the last rank) and as many as it was given back (all but the first), a microbatch at a time.
+    A rank holds one layer, and that layer's input for the whole batch. It sends batch ·
+    width numbers forward (all but the last rank) and as many as it was given back (all
+    but the first), a microbatch at a time.
 
     Args:
         weights: of `mlp`, one a rank.
         x, y: inputs and targets, (batch, d_0) and (batch, d_L).
         microbatches: how many equal parts the batch is cut into.
     Returns:
-        ∂ loss / ∂ W_rank over the whole batch; what this rank did, in order: (microbatch, "F" or "B").
+        ∂ loss / ∂ W_rank over the whole batch; what this rank did, in order:
+        (microbatch, "F" or "B").
     Raises:
-        ValueError: there are not as many layers as ranks, or the batch does not split evenly.
+        ValueError: there are not as many layers as ranks, or the batch does not split
+            evenly.
     Source: Huang et al. 2019 (GPipe), arXiv 1811.06965.
     """
     rank, last = dist.get_rank(), dist.get_world_size() - 1
@@ -187,12 +201,15 @@ def pipeline_parallel_gradients(
 def pipeline_schedule(
     done: list[list[tuple[int, str]]],
 ) -> list[tuple[int, int, int, str]]:
-    """When each piece of work of a pipeline can be done at the earliest, if every piece takes one step.
+    """When each piece of work of a pipeline can be done at the earliest, if every piece
+    takes one step.
 
-    A piece waits for the one before it on its own rank; forward also for the rank before, backward for the rank after.
+    A piece waits for the one before it on its own rank; forward also for the rank
+    before, backward for the rank after.
 
     Args:
-        done: what each rank did, in its order, as `pipeline_parallel_gradients` returns it.
+        done: what each rank did, in its order, as `pipeline_parallel_gradients` returns
+            it.
     Returns:
         (rank, step, microbatch, "F" or "B"), steps counted from 0.
     Raises:
@@ -221,7 +238,8 @@ _sent = Counter()  # numbers sent by this process in this run, by the operation'
 
 
 def part(x: Tensor, dim: int) -> Tensor:
-    """This rank's part of `x` along `dim`. Raises ValueError where it does not split evenly."""
+    """This rank's part of `x` along `dim`. Raises ValueError where it does not split
+    evenly."""
     size = dist.get_world_size()
     if x.shape[dim] % size:
         raise ValueError(
@@ -245,8 +263,8 @@ def receive(x: Tensor, source: int) -> Tensor:
 def all_reduce(x: Tensor) -> Tensor:
     """Replace `x` by its sum over all ranks, and return it.
 
-    Counted once, as the numbers handed over. A ring all-reduce sends 2(p − 1)/p times as many from each rank; which
-    algorithm gloo takes is its own affair.
+    Counted once, as the numbers handed over. A ring all-reduce sends 2(p − 1)/p times
+    as many from each rank; which algorithm gloo takes is its own affair.
     """
     _sent["all_reduce"] += x.numel()
     dist.all_reduce(x)
@@ -257,19 +275,22 @@ def all_reduce(x: Tensor) -> Tensor:
 
 
 class World:
-    """Processes of this machine, joined by torch.distributed with gloo; started once, they take one task after another.
+    """Processes of this machine, joined by torch.distributed with gloo; started once,
+    they take one task after another.
 
         with World(2) as world:
             rows = world.run(ring_attention, q, k, v)
 
-    They are spawned, and share nothing: a function travels by its name, arguments and results as pickled bytes. Where
-    one fails, all are stopped. A script makes its World under `if __name__ == "__main__":`; a notebook needs no care.
+    They are spawned, and share nothing: a function travels by its name, arguments and
+    results as pickled bytes. Where one fails, all are stopped. A script makes its World
+    under `if __name__ == "__main__":`; a notebook needs no care.
 
     Args:
         size: how many processes, one thread each.
         timeout: seconds after which starting, or a run, is given up.
     Attributes:
-        sent: of the last run, for each rank, how many numbers it handed to each operation: {"send": 4096}.
+        sent: of the last run, for each rank, how many numbers it handed to each
+            operation: {"send": 4096}.
     Raises:
         ValueError: size is less than 1, or timeout not positive.
         RuntimeError: a process could not start.
@@ -305,14 +326,17 @@ class World:
             raise
 
     def run(self, worker: Callable, *args) -> list:
-        """Call `worker(*args)` on every rank at once and return the results, rank by rank.
+        """Call `worker(*args)` on every rank at once and return the results, rank by
+        rank.
 
         Args:
             worker: a function at the top of a module: the processes import it.
             args: the same for all ranks; anything that pickles.
         Raises:
-            ValueError: the function cannot be imported (made in a notebook, a lambda, inside another function).
-            RuntimeError: it raised on a rank, whose traceback is quoted; or a process ended; or the World is closed.
+            ValueError: the function cannot be imported (made in a notebook, a lambda,
+                inside another function).
+            RuntimeError: it raised on a rank, whose traceback is quoted; or a process
+                ended; or the World is closed.
             TimeoutError: a rank did not answer in time.
         """
         _check_importable(worker)
@@ -380,7 +404,8 @@ class World:
 
 
 def _serve(line: Connection, rank: int, size: int, store: str, timeout: float) -> None:
-    """What a process does: join the others, then answer one task after another until the line ends."""
+    """What a process does: join the others, then answer one task after another until
+    the line ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the notebook's to handle
     torch.set_num_threads(1)
     # By itself, gloo looks up the machine's name, which not every machine can resolve.
@@ -451,7 +476,8 @@ def _check_pipeline(weights: list[Tensor], x: Tensor, microbatches: int) -> None
 
 
 def _check_importable(function: Callable) -> None:
-    """Raise ValueError unless another process finds this very function by its module and name."""
+    """Raise ValueError unless another process finds this very function by its module
+    and name."""
     module, name = (getattr(function, a, "") for a in ("__module__", "__qualname__"))
     try:
         found = reduce(getattr, name.split("."), sys.modules.get(module))

@@ -1,4 +1,5 @@
-"""Attention: by the definition, by FlashAttention's kernels, and the counting of what they move."""
+"""Attention: by the definition, by FlashAttention's kernels, and the counting of what
+they move."""
 
 from mlbook.attention.compiled import SHARED_MEMORY, Job, compile_kernels
 from mlbook.attention.flash import (

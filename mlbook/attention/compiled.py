@@ -1,8 +1,10 @@
-"""What Triton's compiler makes of the kernels for a GPU, on a machine that need not have one.
+"""What Triton's compiler makes of the kernels for a GPU, on a machine that need not
+have one.
 
-The compiler and NVIDIA's assembler come with Triton, so registers, spills, shared memory and instructions can be read
-off anywhere that Triton runs. Kernels that were imported for the interpreter cannot be compiled in the same process:
-`compile_kernels` starts another.
+The compiler and NVIDIA's assembler come with Triton, so registers, spills, shared
+memory and instructions can be read off anywhere that Triton runs. Kernels that were
+imported for the interpreter cannot be compiled in the same process: `compile_kernels`
+starts another.
 """
 
 import json
@@ -16,7 +18,8 @@ from pathlib import Path
 
 from mlbook.attention.flash import Blocks, block_sizes
 
-# Shared memory that one program may use, bytes: CUDA C++ programming guide, “technical specifications per compute capability”.
+# Shared memory that one program may use, bytes: CUDA C++ programming guide, “technical
+# specifications per compute capability”.
 SHARED_MEMORY = {
     75: 64 << 10,
     80: 163 << 10,
@@ -38,7 +41,8 @@ INSTRUCTIONS = {  # PTX: the matrix units of Volta to Ada, of Hopper, of Blackwe
 
 @dataclass
 class Job:
-    """A kernel of `kernels`, for a compute capability (90 for 9.0); `blocks` unless the device's own are meant."""
+    """A kernel of `kernels`, for a compute capability (90 for 9.0); `blocks` unless the
+    device's own are meant."""
 
     kernel: str
     capability: int
@@ -50,8 +54,9 @@ class Job:
 
 @dataclass
 class Report:
-    """What a kernel was compiled to: per thread, registers and bytes of stack (spilled registers live there); bytes of
-    shared memory; how often each instruction of INSTRUCTIONS stands in its code."""
+    """What a kernel was compiled to: per thread, registers and bytes of stack (spilled
+    registers live there); bytes of shared memory; how often each instruction of
+    INSTRUCTIONS stands in its code."""
 
     registers: int
     spilled: int
@@ -63,7 +68,8 @@ def compile_kernels(jobs: list[Job]) -> list[Report]:
     """Compile in another process, for GPUs this machine need not have.
 
     Raises:
-        RuntimeError: there is no Triton here, or a kernel does not compile; with the compiler's words.
+        RuntimeError: there is no Triton here, or a kernel does not compile; with the
+            compiler's words.
     """
     run = subprocess.run(
         [sys.executable, "-m", "mlbook.attention.compiled"],

@@ -1,4 +1,5 @@
-"""FlashAttention and Flash-Decoding for torch tensors: checks, block sizes, autograd around the Triton kernels."""
+"""FlashAttention and Flash-Decoding for torch tensors: checks, block sizes, autograd
+around the Triton kernels."""
 
 import contextlib
 import math
@@ -16,27 +17,33 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 def flash_attention(
     q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: float | None = None
 ) -> Tensor:
-    """softmax(scale · q kᵀ) v without the matrix: differentiable in q, k and v, in memory linear in the lengths.
+    """softmax(scale · q kᵀ) v without the matrix: differentiable in q, k and v, in
+    memory linear in the lengths.
 
     Args:
-        q: (batch, heads, n_q, head_dim), float32, float16 or bfloat16, head_dim 16 to 256.
-        k, v: (batch, kv_heads, n_k, head_dim), same dtype; kv_heads divides heads (grouped-query attention).
-            Any strides; a layout that the copy engine cannot read (rows not a multiple of 16 bytes) is copied first.
+        q: (batch, heads, n_q, head_dim), float32, float16 or bfloat16, head_dim 16 to
+            256.
+        k, v: (batch, kv_heads, n_k, head_dim), same dtype; kv_heads divides heads
+            (grouped-query attention). Any strides; a layout that the copy engine cannot
+            read (rows not a multiple of 16 bytes) is copied first.
         causal: query i sees the keys j ≤ i + n_k − n_q: the last query sees them all.
         scale: positive; 1/√head_dim unless given.
     Returns:
-        (batch, heads, n_q, head_dim) in the dtype of q; a query that sees no key gets zeros, and no gradient.
+        (batch, heads, n_q, head_dim) in the dtype of q; a query that sees no key gets
+        zeros, and no gradient.
     Raises:
         ValueError: shapes, head_dim, scale or device that do not fit, named.
         TypeError: a dtype that is none of the three, or that this device does not have.
         RuntimeError: there is no Triton for this platform.
-    Sources: Dao et al. 2022, algorithms 1 and 4; Dao 2023, algorithms 1 and 2 (the order of the loops).
+    Sources: Dao et al. 2022, algorithms 1 and 4; Dao 2023, algorithms 1 and 2 (the
+    order of the loops).
     """
     _check(q, k, v)
     scale = _checked_scale(scale, q.shape[-1])
     _check_runnable(q)
     if q.dtype == torch.bfloat16 and q.device.type == "cpu":
-        # The interpreter has no bfloat16 arithmetic (it multiplies bit patterns); float32 holds every bfloat16 exactly.
+        # The interpreter has no bfloat16 arithmetic (it multiplies bit patterns);
+        # float32 holds every bfloat16 exactly.
         return _Flash.apply(q.float(), k.float(), v.float(), causal, scale).to(q.dtype)
     return _Flash.apply(q, k, v, causal, scale)
 
@@ -49,20 +56,24 @@ def flash_decode(
     splits: int | None = None,
     scale: float | None = None,
 ) -> Tensor:
-    """Attention of one new query a sequence to its cache, the cache cut into `splits` stretches that run side by side.
+    """Attention of one new query a sequence to its cache, the cache cut into `splits`
+    stretches that run side by side.
 
     Args:
         q: (batch, heads, head_dim).
-        k_cache, v_cache: (batch, kv_heads, capacity, head_dim); what lies past a sequence's length is not looked at.
-        lengths: (batch,), integers from 0 to capacity: how much of each cache is filled. (On a GPU the values are not
-            checked, which would wait for it; they are on a CPU.)
+        k_cache, v_cache: (batch, kv_heads, capacity, head_dim); what lies past a
+            sequence's length is not looked at.
+        lengths: (batch,), integers from 0 to capacity: how much of each cache is
+            filled. (On a GPU the values are not checked, which would wait for it; they
+            are on a CPU.)
         splits: enough to occupy the device unless given.
         scale: positive; 1/√head_dim unless given.
     Returns:
         (batch, heads, head_dim) in the dtype of q; zeros where the length is 0.
     Raises:
         ValueError, TypeError, RuntimeError: as `flash_attention`.
-    Source: Dao, Haziza, Massa and Sizov 2023, “Flash-Decoding for long-context inference”.
+    Source: Dao, Haziza, Massa and Sizov 2023, “Flash-Decoding for long-context
+    inference”.
     """
     if q.ndim != 3:
         raise ValueError(
@@ -124,7 +135,8 @@ def flash_decode(
 def decode_splits(
     processors: int, batch: int, kv_heads: int, capacity: int, block: int = 64
 ) -> int:
-    """Stretches of the cache for two programs a processor, at most one a block of keys, and at most 256."""
+    """Stretches of the cache for two programs a processor, at most one a block of keys,
+    and at most 256."""
     wanted = -(-2 * processors // max(1, batch * kv_heads))
     return max(1, min(wanted, -(-capacity // block), 256))
 
@@ -191,8 +203,9 @@ class _Flash(torch.autograd.Function):
 
 
 class Blocks(NamedTuple):
-    """How a kernel is launched: rows of queries and of keys in a block, warps of a program, stages of its software
-    pipeline, and whether blocks are copied by the card's copy engine (Hopper and later)."""
+    """How a kernel is launched: rows of queries and of keys in a block, warps of a
+    program, stages of its software pipeline, and whether blocks are copied by the
+    card's copy engine (Hopper and later)."""
 
     m: int
     n: int
@@ -201,7 +214,8 @@ class Blocks(NamedTuple):
     tma: bool
 
 
-# By kernel and architecture, for head dimensions up to 64, 128 and 256: rows of queries, rows of keys, warps, stages.
+# By kernel and architecture, for head dimensions up to 64, 128 and 256: rows of
+# queries, rows of keys, warps, stages.
 TABLE = {
     "forward": {
         75: [(64, 32, 8, 2), (32, 32, 8, 2), (32, 16, 8, 1)],
@@ -223,7 +237,8 @@ TABLE = {
         100: [(128, 128, 8, 2), (128, 64, 8, 2), (64, 64, 8, 1)],
     },
 }
-# float32 goes through the ordinary arithmetic units, on every card, and takes twice the room.
+# float32 goes through the ordinary arithmetic units, on every card, and takes twice the
+# room.
 FLOAT32 = {
     "forward": [(32, 32, 8, 1), (16, 16, 8, 1), (16, 16, 8, 1)],
     "backward_dk_dv": [(32, 32, 8, 1), (16, 16, 8, 1), (16, 16, 8, 1)],
@@ -237,7 +252,8 @@ def block_sizes(
     """What a kernel of `kernels` is launched with.
 
     Args:
-        kernel: "forward", "row_dots", "backward_dk_dv", "backward_dq" or "decode_split".
+        kernel: "forward", "row_dots", "backward_dk_dv", "backward_dq" or
+            "decode_split".
         capability: of the CUDA device, such as (9, 0); None in the interpreter.
     """
     if capability is None:  # few and large steps: one takes as long at any size
@@ -256,7 +272,8 @@ def block_sizes(
 
 
 def capability(device: torch.device) -> tuple[int, int] | None:
-    """The CUDA device's compute capability, or None for a CPU, where kernels are interpreted."""
+    """The CUDA device's compute capability, or None for a CPU, where kernels are
+    interpreted."""
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else None
 
 
@@ -320,7 +337,8 @@ def _check_runnable(x: Tensor) -> None:
 
 
 def _readable(x: Tensor) -> Tensor:
-    """`x`, or a copy of it that a tensor descriptor can address: rows together, and apart by multiples of 16 bytes."""
+    """`x`, or a copy of it that a tensor descriptor can address: rows together, and
+    apart by multiples of 16 bytes."""
     unit = 16 // x.element_size()
     fits = (
         x.stride(3) == 1
@@ -343,7 +361,8 @@ def _writable(shape: torch.Size, like: Tensor) -> Tensor:
 
 
 def _views(tma: bool, *blocks: tuple[Tensor, int]) -> list:
-    """A kernel's first arguments: tensors, or descriptors of their blocks of so many rows; then the tensors' strides."""
+    """A kernel's first arguments: tensors, or descriptors of their blocks of so many
+    rows; then the tensors' strides."""
     if not tma:
         return [x for x, _ in blocks] + [x.stride()[:3] for x, _ in blocks]
     from triton.tools.tensor_descriptor import TensorDescriptor
@@ -365,7 +384,8 @@ def _power_of_two(n: int) -> int:
 
 
 def _processors(device: torch.device) -> int:
-    """Streaming multiprocessors; a few for a CPU, so that the splitting is exercised there."""
+    """Streaming multiprocessors; a few for a CPU, so that the splitting is exercised
+    there."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).multi_processor_count
     return 4

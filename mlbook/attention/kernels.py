@@ -1,10 +1,11 @@
 """FlashAttention's kernels in Triton: one source for the interpreter and for every GPU.
 
-Scores are kept in base 2 (`scale_log2` = scale · log₂ e), since a GPU has an instruction
-for 2ˣ. Blocks are read and written through tensor descriptors, which bound them: what lies
-outside is read as zero and never written. With TMA (Hopper and later) the caller makes
-the descriptor, of all four dimensions, for the card's copy engine; without, the kernel
-makes one of the rows of a head, and the compiler turns it into masked pointers.
+Scores are kept in base 2 (`scale_log2` = scale · log₂ e), since a GPU has an
+instruction for 2ˣ. Blocks are read and written through tensor descriptors, which bound
+them: what lies outside is read as zero and never written. With TMA (Hopper and later)
+the caller makes the descriptor, of all four dimensions, for the card's copy engine;
+without, the kernel makes one of the rows of a head, and the compiler turns it into
+masked pointers.
 """
 
 try:
@@ -21,7 +22,8 @@ except ImportError:  # no Triton for this platform: the kernels can be read and 
 
 @triton.jit
 def _head(x, strides, batch, head, n,
-          ROWS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr, TMA: tl.constexpr):
+          ROWS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr,
+          TMA: tl.constexpr):
     """The (n, DIM) rows of one head, to be read and written ROWS at a time."""
     if TMA:
         return x
@@ -85,11 +87,12 @@ def _attend(acc, m, l, q, k, v, batch, head, first, last, rows, n_k, shift, scal
 
 
 @triton.jit
-def forward(q, k, v, o, q_strides, k_strides, v_strides, o_strides, lse,
-            n_q, n_k, heads, group, scale_log2,
-            CAUSAL: tl.constexpr, M: tl.constexpr, N: tl.constexpr, DIM: tl.constexpr,
-            WIDTH: tl.constexpr, TMA: tl.constexpr):
-    """One program: M rows of the output of one head, and their log-sum-exp in base 2."""
+def forward(q, k, v, o, q_strides, k_strides, v_strides, o_strides, lse, n_q, n_k,
+            heads, group, scale_log2, CAUSAL: tl.constexpr, M: tl.constexpr,
+            N: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr,
+            TMA: tl.constexpr):
+    """One program: M rows of the output of one head, and their log-sum-exp in base
+    2."""
     blocks = tl.cdiv(n_q, M)
     block = tl.program_id(0) % blocks
     if CAUSAL:  # the longest first, so that those that finish last are short
@@ -115,10 +118,10 @@ def forward(q, k, v, o, q_strides, k_strides, v_strides, o_strides, lse,
     m = tl.full([M], float("-inf"), tl.float32)
     l = tl.zeros([M], tl.float32)
     acc = tl.zeros([M, WIDTH], tl.float32)
-    acc, m, l = _attend(acc, m, l, q_block, k, v, batch, kv_head, 0, free, rows, n_k, shift,
-                        scale_log2, CAUSAL, False, N, WIDTH, TMA)
-    acc, m, l = _attend(acc, m, l, q_block, k, v, batch, kv_head, free, end, rows, n_k, shift,
-                        scale_log2, CAUSAL, True, N, WIDTH, TMA)
+    acc, m, l = _attend(acc, m, l, q_block, k, v, batch, kv_head, 0, free, rows, n_k,
+                        shift, scale_log2, CAUSAL, False, N, WIDTH, TMA)
+    acc, m, l = _attend(acc, m, l, q_block, k, v, batch, kv_head, free, end, rows, n_k,
+                        shift, scale_log2, CAUSAL, True, N, WIDTH, TMA)
 
     empty = l == 0
     l = tl.where(empty, 1.0, l)
@@ -130,7 +133,8 @@ def forward(q, k, v, o, q_strides, k_strides, v_strides, o_strides, lse,
 
 @triton.jit
 def row_dots(o, do, o_strides, do_strides, delta, n_q, heads,
-             M: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr, TMA: tl.constexpr):
+             M: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr,
+             TMA: tl.constexpr):
     """delta_i = dO_i · O_i, which is dP_i · P_i."""
     blocks = tl.cdiv(n_q, M)
     start = tl.program_id(0) % blocks * M
@@ -148,7 +152,8 @@ def row_dots(o, do, o_strides, do_strides, delta, n_q, heads,
 def _add_to_dk_dv(dk, dv, k, v, q, do, lse, delta, batch, head, first, last, columns,
                   n_q, shift, scale_log2, MASKED: tl.constexpr, M: tl.constexpr,
                   WIDTH: tl.constexpr, TMA: tl.constexpr):
-    """Add what the queries first … last of a head give; scores stand as (keys, queries)."""
+    """Add what the queries first … last of a head give; scores stand as (keys,
+    queries)."""
     for start in tl.range(first, last, M):
         rows = start + tl.arange(0, M)
         q_block = _load(q, batch, head, start, M, WIDTH, TMA)
@@ -168,12 +173,11 @@ def _add_to_dk_dv(dk, dv, k, v, q, do, lse, delta, batch, head, first, last, col
 
 @triton.jit
 def backward_dk_dv(q, k, v, do, dk, dv, q_strides, k_strides, v_strides, do_strides,
-                   dk_strides, dv_strides, lse, delta,
-                   n_q, n_k, heads, group, scale, scale_log2,
-                   CAUSAL: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
-                   DIM: tl.constexpr, WIDTH: tl.constexpr,
-                   TMA: tl.constexpr):
-    """One program: N rows of dK and dV of one key/value head, from all queries of its heads."""
+                   dk_strides, dv_strides, lse, delta, n_q, n_k, heads, group, scale,
+                   scale_log2, CAUSAL: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+                   DIM: tl.constexpr, WIDTH: tl.constexpr, TMA: tl.constexpr):
+    """One program: N rows of dK and dV of one key/value head, from all queries of its
+    heads."""
     blocks = tl.cdiv(n_k, N)
     start = tl.program_id(0) % blocks * N
     kv_heads = heads // group
@@ -202,10 +206,11 @@ def backward_dk_dv(q, k, v, do, dk, dv, q_strides, k_strides, v_strides, do_stri
         q_head = _head(q, q_strides, batch, head, n_q, M, DIM, WIDTH, TMA)
         do_head = _head(do, do_strides, batch, head, n_q, M, DIM, WIDTH, TMA)
         if CAUSAL:
-            dk_block, dv_block = _add_to_dk_dv(
-                dk_block, dv_block, k_block, v_block, q_head, do_head, lse + vector,
-                delta + vector, batch, head, first, free, columns, n_q, shift, scale_log2,
-                True, M, WIDTH, TMA)
+            dk_block, dv_block = _add_to_dk_dv(dk_block, dv_block, k_block, v_block,
+                                               q_head, do_head, lse + vector,
+                                               delta + vector, batch, head, first, free,
+                                               columns, n_q, shift, scale_log2, True, M,
+                                               WIDTH, TMA)
         dk_block, dv_block = _add_to_dk_dv(
             dk_block, dv_block, k_block, v_block, q_head, do_head, lse + vector,
             delta + vector, batch, head, free, n_q, columns, n_q, shift, scale_log2,
@@ -232,10 +237,10 @@ def _add_to_dq(dq, q, do, lse, delta, k, v, batch, head, first, last, rows,
 
 
 @triton.jit
-def backward_dq(q, k, v, do, dq, q_strides, k_strides, v_strides, do_strides, dq_strides,
-                lse, delta, n_q, n_k, heads, group, scale, scale_log2,
-                CAUSAL: tl.constexpr, M: tl.constexpr, N: tl.constexpr, DIM: tl.constexpr,
-                WIDTH: tl.constexpr, TMA: tl.constexpr):
+def backward_dq(q, k, v, do, dq, q_strides, k_strides, v_strides, do_strides,
+                dq_strides, lse, delta, n_q, n_k, heads, group, scale, scale_log2,
+                CAUSAL: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+                DIM: tl.constexpr, WIDTH: tl.constexpr, TMA: tl.constexpr):
     """One program: M rows of dQ of one head, from the keys they see."""
     blocks = tl.cdiv(n_q, M)
     block = tl.program_id(0) % blocks
@@ -265,21 +270,22 @@ def backward_dq(q, k, v, do, dq, q_strides, k_strides, v_strides, do_strides, dq
     lse_block = tl.load(lse + at, mask=rows < n_q, other=float("inf"))
     delta_block = tl.load(delta + at, mask=rows < n_q, other=0.0)
     dq_block = tl.zeros([M, WIDTH], tl.float32)
-    dq_block = _add_to_dq(dq_block, q_block, do_block, lse_block, delta_block, k, v, batch,
-                          kv_head, 0, free, rows, n_k, shift, scale_log2, CAUSAL, False,
-                          N, WIDTH, TMA)
-    dq_block = _add_to_dq(dq_block, q_block, do_block, lse_block, delta_block, k, v, batch,
-                          kv_head, free, end, rows, n_k, shift, scale_log2, CAUSAL, True,
-                          N, WIDTH, TMA)
+    dq_block = _add_to_dq(dq_block, q_block, do_block, lse_block, delta_block, k, v,
+                          batch, kv_head, 0, free, rows, n_k, shift, scale_log2, CAUSAL,
+                          False, N, WIDTH, TMA)
+    dq_block = _add_to_dq(dq_block, q_block, do_block, lse_block, delta_block, k, v,
+                          batch, kv_head, free, end, rows, n_k, shift, scale_log2,
+                          CAUSAL, True, N, WIDTH, TMA)
     _store(dq, batch, head, start, dq_block * scale, M, WIDTH, TMA)
 
 
 @triton.jit
 def decode_split(q, k, v, q_strides, k_strides, v_strides, lengths, m_out, l_out, o_out,
-                 splits, kv_heads, capacity, group, scale_log2,
-                 M: tl.constexpr, N: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr,
+                 splits, kv_heads, capacity, group, scale_log2, M: tl.constexpr,
+                 N: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr,
                  TMA: tl.constexpr):
-    """One program: the state after one stretch of the cache, for all queries of one key/value head.
+    """One program: the state after one stretch of the cache, for all queries of one
+    key/value head.
 
     q is (batch, kv_heads, group, DIM), group ≤ M. The states go to m_out and l_out
     (batch, kv_heads, splits, M) and o_out (batch, kv_heads, splits, M, WIDTH), float32.
@@ -311,7 +317,8 @@ def decode_split(q, k, v, q_strides, k_strides, v_strides, lengths, m_out, l_out
         p = tl.exp2(s - m_new[:, None])
         old = tl.exp2(m - m_new)
         l = l * old + tl.sum(p, 1)
-        acc = tl.dot(p.to(v_block.dtype), v_block, acc * old[:, None], input_precision="ieee")
+        acc = tl.dot(p.to(v_block.dtype), v_block, acc * old[:, None],
+                     input_precision="ieee")
         m = m_new
 
     at = tl.program_id(0).to(tl.int64) * M + tl.arange(0, M)
@@ -321,9 +328,10 @@ def decode_split(q, k, v, q_strides, k_strides, v_strides, lengths, m_out, l_out
 
 
 @triton.jit
-def decode_merge(m_in, l_in, o_in, out, splits, group, M: tl.constexpr, DIM: tl.constexpr,
-                 WIDTH: tl.constexpr, SPLITS: tl.constexpr):
-    """One program: merge the states of all splits of one query head into `out` (batch, heads, DIM)."""
+def decode_merge(m_in, l_in, o_in, out, splits, group, M: tl.constexpr,
+                 DIM: tl.constexpr, WIDTH: tl.constexpr, SPLITS: tl.constexpr):
+    """One program: merge the states of all splits of one query head into `out` (batch,
+    heads, DIM)."""
     vector, member = tl.program_id(0) // group, tl.program_id(0) % group
     split = tl.arange(0, SPLITS)
     columns = tl.arange(0, WIDTH)

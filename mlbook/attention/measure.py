@@ -22,7 +22,8 @@ def attention_flops(
 ) -> float:
     """Floating-point operations of exact attention, counted as its papers do.
 
-    Two products of 2·n²·head_dim each forward; five backward; half of that with a causal mask.
+    Two products of 2·n²·head_dim each forward; five backward; half of that with a
+    causal mask.
 
     Args:
         passes: "forward", "backward" or "both".
@@ -34,7 +35,8 @@ def attention_flops(
 
 
 def sdpa(backend: SDPBackend) -> Callable:
-    """`scaled_dot_product_attention` held to one of its backends: f(q, k, v, causal)."""
+    """`scaled_dot_product_attention` held to one of its backends: f(q, k, v,
+    causal)."""
 
     def attention(q, k, v, causal=False):
         with sdpa_kernel(backend):
@@ -52,7 +54,8 @@ SDPA = {
 
 
 def seconds(f: Callable[[], object], repeats: int = 5) -> float:
-    """The median time of `f()`, after a first call that is not counted; on a GPU, of its work there."""
+    """The median time of `f()`, after a first call that is not counted; on a GPU, of
+    its work there."""
     if torch.cuda.is_available():
         from triton.testing import do_bench
 
@@ -68,8 +71,9 @@ def seconds(f: Callable[[], object], repeats: int = 5) -> float:
 def peak_bytes(f: Callable[[], object]) -> int:
     """The most memory that tensors made during `f()` hold at one time.
 
-    On a GPU the allocator's own account; on a CPU the storages of all operators' results, as they come and go (what an
-    operator allocates for itself alone is not seen).
+    On a GPU the allocator's own account; on a CPU the storages of all operators'
+    results, as they come and go (what an operator allocates for itself alone is not
+    seen).
     """
     if torch.cuda.is_available():
         torch.cuda.synchronize()

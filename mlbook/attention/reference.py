@@ -1,4 +1,5 @@
-"""Attention and softmax by the definition, pass by pass, and the state that lets partial results be merged."""
+"""Attention and softmax by the definition, pass by pass, and the state that lets
+partial results be merged."""
 
 import math
 from typing import NamedTuple
@@ -14,8 +15,10 @@ def naive_attention(
 
     Args:
         q: (batch, heads, n_q, head_dim).
-        k, v: (batch, kv_heads, n_k, head_dim); kv_heads divides heads, and each serves heads // kv_heads queries' heads.
-        causal: the last query sees every key, the one before it all but the last key, and so on.
+        k, v: (batch, kv_heads, n_k, head_dim); kv_heads divides heads, and each serves
+            heads // kv_heads queries' heads.
+        causal: the last query sees every key, the one before it all but the last key,
+            and so on.
         scale: 1/√head_dim unless given.
     Returns:
         (batch, heads, n_q, head_dim); a query that sees no key gets zeros.
@@ -34,12 +37,14 @@ def naive_attention(
 
 
 def causal_mask(n_q: int, n_k: int, device=None) -> Tensor:
-    """(n_q, n_k), true where query i may see key j: j ≤ i + n_k − n_q, so that the last query sees everything."""
+    """(n_q, n_k), true where query i may see key j: j ≤ i + n_k − n_q, so that the last
+    query sees everything."""
     return torch.ones(n_q, n_k, dtype=torch.bool, device=device).tril(n_k - n_q)
 
 
 def three_pass_softmax(x: list[float]) -> list[float]:
-    """Softmax that cannot overflow: one pass for the maximum, one for the denominator, one for the result."""
+    """Softmax that cannot overflow: one pass for the maximum, one for the denominator,
+    one for the result."""
     m = -math.inf
     for value in x:
         m = max(m, value)
@@ -81,9 +86,11 @@ def one_pass_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class State(NamedTuple):
-    """What attention to some of the keys leaves behind: enough to go on with, or to merge.
+    """What attention to some of the keys leaves behind: enough to go on with, or to
+    merge.
 
-    m: largest score so far; l: Σ exp(score − m), both (..., n_q, 1); o: Σ exp(score − m) · v, (..., n_q, head_dim).
+    m: largest score so far; l: Σ exp(score − m), both (..., n_q, 1); o: Σ exp(score −
+    m) · v, (..., n_q, head_dim).
     """
 
     m: Tensor
@@ -114,7 +121,8 @@ def partial_attention(
 
 
 def merge(a: State, b: State) -> State:
-    """The state after attending to the keys of both: associative and commutative, with m = −∞, l = 0, o = 0 neutral."""
+    """The state after attending to the keys of both: associative and commutative, with
+    m = −∞, l = 0, o = 0 neutral."""
     m = torch.maximum(a.m, b.m)
     wa, wb = torch.exp(a.m - _finite(m)), torch.exp(b.m - _finite(m))
     return State(m, wa * a.l + wb * b.l, wa * a.o + wb * b.o)

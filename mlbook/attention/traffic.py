@@ -1,8 +1,10 @@
-"""What attention moves between slow and fast memory: a machine that counts, the algorithms on it, and the formulas.
+"""What attention moves between slow and fast memory: a machine that counts, the
+algorithms on it, and the formulas.
 
-The machine (`Chip`) has `sram` elements of fast memory and as much slow memory as one likes. The algorithms run on
-NumPy arrays and give right answers; every element they read or write on the way is counted. n is the length, d the head
-dimension, one head. All counts are in elements; multiply by the bytes of one to get bytes.
+The machine (`Chip`) has `sram` elements of fast memory and as much slow memory as one
+likes. The algorithms run on NumPy arrays and give right answers; every element they
+read or write on the way is counted. n is the length, d the head dimension, one head.
+All counts are in elements; multiply by the bytes of one to get bytes.
 """
 
 from dataclasses import dataclass
@@ -16,8 +18,9 @@ LEAST = 16  # rows in a block at the least: what the matrix units take at once
 class GPU:
     """A card's data sheet.
 
-    flops: dense float16 products with float32 sums, a second; bandwidth: bytes a second; sram: bytes of L1 and shared
-    memory of one of its `processors` (streaming multiprocessors); l2, memory: bytes.
+    flops: dense float16 products with float32 sums, a second; bandwidth: bytes a
+    second; sram: bytes of L1 and shared memory of one of its `processors` (streaming
+    multiprocessors); l2, memory: bytes.
     """
 
     name: str
@@ -29,7 +32,8 @@ class GPU:
     memory: float
 
 
-# Turing white paper (2018) and T4 data sheet; A100 data sheet (80 GB SXM) and white paper; H100 data sheet (SXM) and white paper.
+# Turing white paper (2018) and T4 data sheet; A100 data sheet (80 GB SXM) and white
+# paper; H100 data sheet (SXM) and white paper.
 GPUS = (
     GPU("T4", 65e12, 320e9, 40, 96 << 10, 4 << 20, 16e9),
     GPU("A100", 312e12, 2039e9, 108, 192 << 10, 40 << 20, 80e9),
@@ -38,7 +42,8 @@ GPUS = (
 
 
 class Chip:
-    """A processor with `sram` elements of fast memory, which counts what it loads and stores."""
+    """A processor with `sram` elements of fast memory, which counts what it loads and
+    stores."""
 
     def __init__(self, sram: int):
         self.sram, self.loads, self.stores = sram, 0, 0
@@ -75,8 +80,8 @@ def blocks(n: int, size: int) -> list[slice]:
 def matmul(chip: Chip, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """a @ b in the cheaper of two orders, the other factor streamed past what is held.
 
-    Either a tile of the result is held while columns of a and rows of b pass by, or a panel of whole rows of a is held
-    while columns of b pass by.
+    Either a tile of the result is held while columns of a and rows of b pass by, or a
+    panel of whole rows of a is held while columns of b pass by.
     """
     held, (rows, columns) = matmul_tile(*a.shape, b.shape[1], chip.sram)
     out = np.empty((a.shape[0], b.shape[1]))
@@ -92,7 +97,8 @@ def matmul(chip: Chip, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def matmul_tile(m: int, k: int, n: int, sram: int) -> tuple[str, tuple[int, int]]:
-    """What to hold for an (m, k) by (k, n) product, "a" or "out", and its (rows, columns)."""
+    """What to hold for an (m, k) by (k, n) product, "a" or "out", and its (rows,
+    columns)."""
     options = []
     rows = (sram - k) // (k + 1)
     if rows >= 1:
@@ -113,7 +119,8 @@ def matmul_count(m: int, k: int, n: int, held: str, rows: int, columns: int) -> 
 
 
 def standard_forward(chip, q, k, v):
-    """S = q kᵀ, P = softmax(S), O = P v, one after the other; returns O and P, which the backward pass needs."""
+    """S = q kᵀ, P = softmax(S), O = P v, one after the other; returns O and P, which
+    the backward pass needs."""
     s = matmul(chip, q, k.T)
     p = np.empty_like(s)
     chip.hold(2 * len(k))
@@ -125,7 +132,8 @@ def standard_forward(chip, q, k, v):
 
 
 def flash_forward_2022(chip, q, k, v):
-    """Algorithm 1 of Dao et al. 2022: keys outside, queries inside; O, m and l travel for every block of keys."""
+    """Algorithm 1 of Dao et al. 2022: keys outside, queries inside; O, m and l travel
+    for every block of keys."""
     (n, d), size_q, size_k = q.shape, LEAST, _most(chip.sram, q.shape[1], "2022")
     chip.hold(_held("2022", size_q, size_k, d))
     o, m, l = np.empty((n, d)), np.empty(n), np.empty(n)
@@ -144,7 +152,8 @@ def flash_forward_2022(chip, q, k, v):
 
 
 def flash_forward(chip, q, k, v):
-    """Algorithm 1 of Dao 2023, that of our kernel: queries outside, keys inside; O is written once."""
+    """Algorithm 1 of Dao 2023, that of our kernel: queries outside, keys inside; O is
+    written once."""
     (n, d), size_q, size_k = q.shape, _most(chip.sram, q.shape[1], "forward"), LEAST
     chip.hold(_held("forward", size_q, size_k, d))
     o, lse = np.empty((n, d)), np.empty(n)
@@ -162,7 +171,8 @@ def flash_forward(chip, q, k, v):
 
 
 def standard_backward(chip, q, k, v, do, p):
-    """dV = Pᵀ dO, dP = dO Vᵀ, dS from P and dP, dQ = dS k, dK = dSᵀ q, one after the other."""
+    """dV = Pᵀ dO, dP = dO Vᵀ, dS from P and dP, dQ = dS k, dK = dSᵀ q, one after the
+    other."""
     dv = matmul(chip, p.T, do)
     dp = matmul(chip, do, v.T)
     ds = np.empty_like(p)
@@ -174,7 +184,8 @@ def standard_backward(chip, q, k, v, do, p):
 
 
 def flash_backward(chip, q, k, v, do, o, lse):
-    """Our three kernels: row dots, then dK and dV by blocks of keys, then dQ by blocks of queries."""
+    """Our three kernels: row dots, then dK and dV by blocks of keys, then dQ by blocks
+    of queries."""
     n, d = q.shape
     delta, dq, dk, dv = (
         np.empty(n),
@@ -216,7 +227,8 @@ def flash_backward(chip, q, k, v, do, o, lse):
 
 
 def _held(algorithm: str, size_q: int, size_k: int, d: int) -> int:
-    """Elements in fast memory at once: blocks with d columns, (size_q, size_k) matrices, vectors of size_q."""
+    """Elements in fast memory at once: blocks with d columns, (size_q, size_k)
+    matrices, vectors of size_q."""
     of_q, of_k, square, vectors = {
         "2022": (2, 2, 1, 4),  # q, o; k, v; s; m and l, old and new
         "forward": (2, 2, 1, 2),  # q, o; k, v; s; m, l
@@ -231,7 +243,8 @@ def _held(algorithm: str, size_q: int, size_k: int, d: int) -> int:
 
 
 def _most(sram: int, d: int, algorithm: str) -> int:
-    """The most rows of the outer loop's blocks that fit, with LEAST rows of the inner loop's.
+    """The most rows of the outer loop's blocks that fit, with LEAST rows of the inner
+    loop's.
 
     Raises:
         MemoryError: not even LEAST fit.
