@@ -22,6 +22,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 COLAB = [
     "torch",
     "torchvision",
+    "triton",
     "numpy",
     "scipy",
     "scikit-learn",

@@ -72,7 +72,11 @@ def compile_kernels(jobs: list[Job]) -> list[Report]:
             compiler's words.
     """
     run = subprocess.run(
-        [sys.executable, "-m", "mlbook.attention.compiled"],
+        [
+            sys.executable,
+            "-c",
+            "from mlbook.attention import compiled; compiled.main()",
+        ],
         input=json.dumps([asdict(job) for job in jobs]),
         env=os.environ | {"TRITON_INTERPRET": "0"},
         capture_output=True,
@@ -168,5 +172,6 @@ def _compile(job: Job) -> Report:
     return Report(registers, stack, made.metadata.shared, counts)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """What the other process does: jobs on its input, reports on its last line."""
     print(json.dumps([asdict(_compile(Job(**job))) for job in json.load(sys.stdin)]))

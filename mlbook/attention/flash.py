@@ -252,8 +252,8 @@ def block_sizes(
     """What a kernel of `kernels` is launched with.
 
     Args:
-        kernel: "forward", "row_dots", "backward_dk_dv", "backward_dq" or
-            "decode_split".
+        kernel: "forward", "row_dots", "backward_dk_dv", "backward_dq", "decode_split"
+            or "decode_merge".
         capability: of the CUDA device, such as (9, 0); None in the interpreter.
     """
     if capability is None:  # few and large steps: one takes as long at any size
@@ -261,7 +261,7 @@ def block_sizes(
     tma = capability >= (9, 0)
     if kernel == "row_dots":
         return Blocks(64, 64, 4, 1, tma)
-    if kernel == "decode_split":  # the rows of queries follow from the group
+    if kernel.startswith("decode"):  # the rows of queries follow from the group
         small = capability < (8, 0) or dtype == torch.float32
         n = 32 if small or head_dim > 128 else 64
         return Blocks(16, n, 4, 2 if small else 3, tma)
