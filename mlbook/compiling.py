@@ -113,10 +113,14 @@ def can_compile(device: str = "cpu") -> bool:
 
 
 def generated(compiled: Callable, *args) -> list[str]:
-    """Call what `torch.compile` made, for the first time, and return the kernels it writes: C++, or Triton on a GPU.
+    """Compile anew for these arguments, run, and return the kernels that were written: C++, or Triton on a GPU.
 
+    Everything compiled before in this process is forgotten, and compiled again when it is called again.
+
+    Args:
+        compiled: what `torch.compile` returned.
     Raises:
-        RuntimeError: no kernel was written: these arguments were compiled for before, or there was nothing to compile.
+        RuntimeError: no kernel was written, since there was nothing to compute.
     """
     import torch._functorch.config
     from torch._inductor.utils import run_and_get_code
@@ -128,9 +132,7 @@ def generated(compiled: Callable, *args) -> list[str]:
         _, sources = run_and_get_code(compiled, *args)
     found = kernels("\n".join(sources))
     if not found:
-        raise RuntimeError(
-            "torch.compile wrote no kernel: had it compiled for these arguments before?"
-        )
+        raise RuntimeError(f"torch.compile wrote no kernel for {compiled}")
     return found
 
 
@@ -139,8 +141,10 @@ def kernels(source: str) -> list[str]:
     bodies = re.findall(r"async_compile\.\w+\([^'].*?'''(.*?)'''", source, re.DOTALL)
     bodies += re.findall(r"async_compile\.\w+\('\w+', r?'''(.*?)'''", source, re.DOTALL)
     starts = ("@triton.jit", 'extern "C"')
-    cut = [b[min(i for s in starts if (i := b.find(s)) >= 0) :] for b in bodies]
-    return [text.strip() for text in cut]
+    return [
+        b[min((i for s in starts if (i := b.find(s)) >= 0), default=0) :].strip()
+        for b in bodies
+    ]
 
 
 class Program(NamedTuple):
@@ -344,8 +348,9 @@ def matmul(
 class Tape(TorchDispatchMode):
     """A CUDA graph without CUDA: the operations that ran, with the very tensors they ran on.
 
-    A replay runs them again, and nothing else: no Python of the function, no new tensors. Slower than a CUDA graph,
-    and than no graph, but with its semantics. Unlike one it keeps every intermediate result apart.
+    A replay runs them again, and nothing else: no Python of the function, no new results. It has the semantics of a
+    CUDA graph and not the speed, since the dispatcher is still asked for every operation. Unlike a CUDA graph it keeps
+    its inputs alive, and every intermediate result apart.
     """
 
     def __init__(self):
@@ -455,7 +460,6 @@ class Decoder(nn.Module):
         return logits.argmax(-1), logits
 
 
-@torch.no_grad()
 def decode(step: Callable, model: Decoder, tokens: int) -> tuple[Tensor, Tensor]:
     """Decode greedily from token 0 and an empty cache: the tokens (n,) and their logits (n, vocab).
 
@@ -472,9 +476,10 @@ def decode(step: Callable, model: Decoder, tokens: int) -> tuple[Tensor, Tensor]
     model.cache.zero_()
     token = torch.zeros(1, dtype=torch.long, device=model.cache.device)
     position, out = torch.zeros_like(token), []
-    for _ in range(tokens):
-        token, logits = step(token, position)
-        token = token.clone()  # a graph's output is overwritten by its next replay
-        out.append((token, logits.clone()))
-        position += 1
+    with torch.no_grad():
+        for _ in range(tokens):
+            token, logits = step(token, position)
+            token = token.clone()  # a graph's output is overwritten by its next replay
+            out.append((token, logits.clone()))
+            position += 1
     return torch.cat([t for t, _ in out]), torch.cat([lg for _, lg in out])

@@ -34,7 +34,8 @@ def flash_attention(
     Raises:
         ValueError: shapes, head_dim, scale or device that do not fit, named.
         TypeError: a dtype that is none of the three, or that this device does not have.
-        RuntimeError: there is no Triton for this platform.
+        RuntimeError: there is no Triton for this platform; or a second derivative is
+            asked for.
     Sources: Dao et al. 2022, algorithms 1 and 4; Dao 2023, algorithms 1 and 2 (the
     order of the loops).
     """
@@ -167,8 +168,12 @@ class _Flash(torch.autograd.Function):
         return out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, do):
+        if torch.is_grad_enabled():  # create_graph=True: a wrong zero would follow
+            raise RuntimeError(
+                "flash_attention can be differentiated once, its backward pass being a kernel: "
+                "where create_graph=True is needed, use mlbook.attention.naive_attention"
+            )
         q, k, v, out, lse = ctx.saved_tensors
         batch, heads, n_q, head_dim = q.shape
         kv_heads, n_k = k.shape[1:3]
