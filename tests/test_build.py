@@ -313,7 +313,11 @@ def test_every_notebook_is_in_the_table_of_contents(root):
 def test_a_dangling_link_fails_every_time_until_it_is_mended(root, capsys):
     (root / "_config.yml").write_text(
         "title: t\nonly_build_toc_files: true\nexecute:\n  execute_notebooks: 'off'\n"
+        "sphinx:\n  config:\n    html_static_path: [book/_static]\n"
     )
+    style = root / "book/_static/mlbook.css"
+    style.parent.mkdir()
+    style.write_text("p { color: green }")
     (root / "book/index.md").write_text("# Book\n\n[gone](nowhere.md)\n")
     for _ in range(2):
         with pytest.raises(BuildError, match="nowhere"):
@@ -324,6 +328,10 @@ def test_a_dangling_link_fails_every_time_until_it_is_mended(root, capsys):
     capsys.readouterr()
     assert build(root, root / "out") == page
     assert "Pages: nothing changed" in capsys.readouterr().out
+    for text in ("p { color: red }", "p { color: blue }"):  # no page changes with it
+        style.write_text(text)
+        build(root, root / "out")
+        assert (root / "out/html/_static/mlbook.css").read_text() == text
     assert build(root, root / "out", "two").name == "two.html"
     with pytest.raises(BuildError, match="the chapters are: one, two"):
         build(root, root / "out", "three")

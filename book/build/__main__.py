@@ -63,6 +63,7 @@ def render(target: Path) -> None:
         target / "stage",
         "--path-output",
         target,
+        "--all",  # Sphinx by itself copies no style sheet and repeats no warning where no page has changed
         "--warningiserror",
         "--keep-going",
     ]
@@ -73,8 +74,6 @@ def render(target: Path) -> None:
     )  # Sphinx would keep films of earlier runs
     run = subprocess.run(command, capture_output=True, text=True)
     if run.returncode:
-        # Sphinx repeats no warning for a page it need not read again: forget what it read, or the next run would pass
-        shutil.rmtree(work / ".doctrees", ignore_errors=True)
         lines = (run.stdout + run.stderr).splitlines()
         wrong = [
             line for line in lines if "WARNING" in line or "ERROR" in line

@@ -75,7 +75,8 @@ def stage(root: Path, folder: Path, chapters: list[Chapter]) -> bool:
     if len(chapters) < len(chapter_paths(root)):
         files["_toc.yml"] = _toc_of(yaml.safe_load(files["_toc.yml"]), chapters)
         config = yaml.safe_load(files["_config.yml"])
-        unknown = config["sphinx"]["config"].setdefault("suppress_warnings", [])
+        settings = config.setdefault("sphinx", {}).setdefault("config", {})
+        unknown = settings.setdefault("suppress_warnings", [])
         unknown.append("myst.xref_missing")  # links to the chapters left out
         files["_config.yml"] = yaml.safe_dump(config, sort_keys=False).encode()
     for chapter in chapters:
