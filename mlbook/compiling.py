@@ -1,6 +1,8 @@
-"""Compiling and capturing: timing, what Inductor writes, graphs recorded and replayed, a matmul with both fusions.
+"""Compiling and capturing: timing, what Inductor writes, graphs recorded and replayed,
+a matmul with both fusions.
 
-Runs without a GPU, without Triton and without a C++ compiler: what then cannot be done says so in one sentence.
+Runs without a GPU, without Triton and without a C++ compiler: what then cannot be done
+says so in one sentence.
 """
 
 import contextlib
@@ -33,7 +35,8 @@ NO_TRITON = "Triton is not installed (it has no build for macOS and Windows), so
 
 
 class Timing(NamedTuple):
-    """Seconds of one call: the median of the samples, and their 10 % and 90 % quantiles."""
+    """Seconds of one call: the median of the samples, and their 10 % and 90 %
+    quantiles."""
 
     median: float
     low: float
@@ -50,8 +53,8 @@ def timed(
     waiting for it has timed the launches alone.
 
     Args:
-        function: called four times before the clock starts (a graph of `torch.compile` is compiled in the first
-            call and captured in the second).
+        function: called four times before the clock starts (a graph of `torch.compile`
+            is compiled in the first call and captured in the second).
         samples: how many samples the median is of.
         sample_seconds: the length of a sample.
     Raises:
@@ -99,7 +102,8 @@ def synchronise() -> None:
 
 @functools.cache
 def can_compile(device: str = "cpu") -> bool:
-    """Whether `torch.compile` works here, found by trying it once; if not, one sentence says why."""
+    """Whether `torch.compile` works here, found by trying it once; if not, one sentence
+    says why."""
     try:
         torch.compile(lambda x: (x * 2 + 1).relu())(torch.ones(64, device=device))
     except Exception as error:
@@ -113,9 +117,11 @@ def can_compile(device: str = "cpu") -> bool:
 
 
 def generated(compiled: Callable, *args) -> list[str]:
-    """Compile anew for these arguments, run, and return the kernels that were written: C++, or Triton on a GPU.
+    """Compile anew for these arguments, run, and return the kernels that were written:
+    C++, or Triton on a GPU.
 
-    Everything compiled before in this process is forgotten, and compiled again when it is called again.
+    Everything compiled before in this process is forgotten, and compiled again when it
+    is called again.
 
     Args:
         compiled: what `torch.compile` returned.
@@ -137,7 +143,8 @@ def generated(compiled: Callable, *args) -> list[str]:
 
 
 def kernels(source: str) -> list[str]:
-    """The kernels in a module that Inductor wrote, without its imports and annotations."""
+    """The kernels in a module that Inductor wrote, without its imports and
+    annotations."""
     bodies = re.findall(r"async_compile\.\w+\([^'].*?'''(.*?)'''", source, re.DOTALL)
     bodies += re.findall(r"async_compile\.\w+\('\w+', r?'''(.*?)'''", source, re.DOTALL)
     starts = ("@triton.jit", 'extern "C"')
@@ -173,18 +180,22 @@ A100 = SimpleNamespace(
 
 
 def triton_source(function: Callable, *inputs: Tensor, fuse: bool = True) -> Program:
-    """The Triton program that Inductor writes for a GPU. No GPU is needed: nothing is compiled or run.
+    """The Triton program that Inductor writes for a GPU. No GPU is needed: nothing is
+    compiled or run.
 
-    The function is traced with tensors that have a shape and no data, and the graph is lowered as `torch.compile`
-    lowers it, for the GPU that is there or else for an A100. Matrix products become Triton templates with the first
-    block sizes on Inductor's list, where `max-autotune` would time the whole list and the library's product.
+    The function is traced with tensors that have a shape and no data, and the graph is
+    lowered as `torch.compile` lowers it, for the GPU that is there or else for an A100.
+    Matrix products become Triton templates with the first block sizes on Inductor's
+    list, where `max-autotune` would time the whole list and the library's product.
 
     Args:
         function: of tensors, to a tensor.
         inputs: looked at for shape and dtype; `device="meta"` costs no memory.
-        fuse: False keeps what comes before and after a matrix product out of its kernel.
+        fuse: False keeps what comes before and after a matrix product out of its
+            kernel.
     Raises:
-        RuntimeError: Triton is not installed, or this version of torch is put together differently.
+        RuntimeError: Triton is not installed, or this version of torch is put together
+            differently.
     """
     if triton is None:
         raise RuntimeError("Inductor writes Triton only where Triton is installed")
@@ -232,7 +243,8 @@ def triton_source(function: Callable, *inputs: Tensor, fuse: bool = True) -> Pro
 
 @contextlib.contextmanager
 def _pretend_gpu():
-    """Within, Inductor sees an A100 where there is no GPU; what it remembers of it is forgotten afterwards."""
+    """Within, Inductor sees an A100 where there is no GPU; what it remembers of it is
+    forgotten afterwards."""
     from torch._dynamo.device_interface import CudaInterface
     from torch._inductor.runtime.hints import DeviceProperties
     from torch.utils import _triton
@@ -314,7 +326,8 @@ def bias_gelu(acc, bias):
 def matmul(
     x: Tensor, w: Tensor, b: Tensor, prologue=relu, epilogue=bias_gelu, block=32
 ) -> Tensor:
-    """`epilogue(prologue(x) @ w, b)` in one kernel: (M, K) times (K, N) plus (N,), all float32.
+    """`epilogue(prologue(x) @ w, b)` in one kernel: (M, K) times (K, N) plus (N,), all
+    float32.
 
     Args:
         prologue: of a block of `x`, 0 to 0 (blocks are padded with zeros).
@@ -346,11 +359,13 @@ def matmul(
 
 
 class Tape(TorchDispatchMode):
-    """A CUDA graph without CUDA: the operations that ran, with the very tensors they ran on.
+    """A CUDA graph without CUDA: the operations that ran, with the very tensors they
+    ran on.
 
-    A replay runs them again, and nothing else: no Python of the function, no new results. It has the semantics of a
-    CUDA graph and not the speed, since the dispatcher is still asked for every operation. Unlike a CUDA graph it keeps
-    its inputs alive, and every intermediate result apart.
+    A replay runs them again, and nothing else: no Python of the function, no new
+    results. It has the semantics of a CUDA graph and not the speed, since the
+    dispatcher is still asked for every operation. Unlike a CUDA graph it keeps its
+    inputs alive, and every intermediate result apart.
     """
 
     def __init__(self):
@@ -374,7 +389,8 @@ class Tape(TorchDispatchMode):
         return result
 
     def replay(self) -> None:
-        """Run the recorded operations again, each into the memory it wrote when recorded."""
+        """Run the recorded operations again, each into the memory it wrote when
+        recorded."""
         for func, args, kwargs, result in self.steps:
             again = func(*args, **kwargs)
             for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
@@ -383,24 +399,28 @@ class Tape(TorchDispatchMode):
 
 
 class Capture(NamedTuple):
-    """A recorded function: `replay()` runs it on the inputs' memory and leaves its result in `output`."""
+    """A recorded function: `replay()` runs it on the inputs' memory and leaves its
+    result in `output`."""
 
     replay: Callable[[], None]
     output: object
 
 
 def capture(function: Callable, *inputs: Tensor) -> Capture:
-    """Record `function(*inputs)`: as a CUDA graph where the inputs are on a GPU, else on a `Tape`.
+    """Record `function(*inputs)`: as a CUDA graph where the inputs are on a GPU, else
+    on a `Tape`.
 
-    On a GPU the function runs three times first, on a stream of its own (libraries choose algorithms and allocate
-    workspace in their first calls, which must not be recorded), and not at all while it is recorded: `output` holds
-    its result only after the first replay.
+    On a GPU the function runs three times first, on a stream of its own (libraries
+    choose algorithms and allocate workspace in their first calls, which must not be
+    recorded), and not at all while it is recorded: `output` holds its result only after
+    the first replay.
 
     Args:
         function: of tensors; its Python runs now and never again.
         inputs: static from now on: new data is copied into them.
     Raises:
-        RuntimeError: the function needs a value on the CPU (`.item()`, a shape that depends on data).
+        RuntimeError: the function needs a value on the CPU (`.item()`, a shape that
+            depends on data).
     Source: PyTorch's notes on CUDA semantics, "CUDA Graphs".
     """
     if not any(x.is_cuda for x in inputs):
@@ -423,10 +443,12 @@ def capture(function: Callable, *inputs: Tensor) -> Capture:
 
 
 class Decoder(nn.Module):
-    """A transformer that reads one token and predicts the next, with a key–value cache of fixed size.
+    """A transformer that reads one token and predicts the next, with a key–value cache
+    of fixed size.
 
-    Nothing in a step depends on Python numbers: the position is a tensor, and attention runs over the whole cache
-    with what is not yet written masked out. So every step is the same graph.
+    Nothing in a step depends on Python numbers: the position is a tensor, and attention
+    runs over the whole cache with what is not yet written masked out. So every step is
+    the same graph.
     """
 
     def __init__(self, vocab=256, width=64, heads=4, layers=2, length=128):
@@ -443,7 +465,8 @@ class Decoder(nn.Module):
         self.register_buffer("cache", torch.zeros(shape))
 
     def forward(self, token: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-        """(1,) token and (1,) position to the next token (1,) and its logits (1, vocab); writes the cache."""
+        """(1,) token and (1,) position to the next token (1,) and its logits (1,
+        vocab); writes the cache."""
         x = self.embed(token) + self.place(position)
         norm = functools.partial(F.layer_norm, normalized_shape=x.shape[-1:])
         hidden = torch.arange(self.length, device=x.device) > position
@@ -461,7 +484,8 @@ class Decoder(nn.Module):
 
 
 def decode(step: Callable, model: Decoder, tokens: int) -> tuple[Tensor, Tensor]:
-    """Decode greedily from token 0 and an empty cache: the tokens (n,) and their logits (n, vocab).
+    """Decode greedily from token 0 and an empty cache: the tokens (n,) and their logits
+    (n, vocab).
 
     Args:
         step: `model`, or what was made of it.
