@@ -52,6 +52,21 @@ STYLE = {
     "svg.hashsalt": "mlbook",  # the same figure gives the same bytes
 }
 
+# A browser's own controls would lie over the lower part of a film; these stand beneath it.
+_PARTS = "const p=this.closest('.mlbook-player'),v=p.querySelector('video'),b=p.querySelector('button'),r=p.querySelector('input');"
+_TOGGLE = f'onclick="{_PARTS}v.paused?v.play():v.pause()"'
+PLAYER = (
+    f"{_TOGGLE} onplay=\"{_PARTS}b.textContent='❚❚';b.ariaLabel='Pause'\" "
+    f"onpause=\"{_PARTS}b.textContent='▶';b.ariaLabel='Play'\" "
+    f'ontimeupdate="{_PARTS}r.value=v.currentTime/v.duration"'
+)
+CONTROLS = (
+    '<div class="mlbook-controls" style="display:flex;gap:.6em;align-items:center;max-width:800px">'
+    f'<button type="button" aria-label="Play" style="min-width:3em" {_TOGGLE}>▶</button>'
+    '<input type="range" min="0" max="1" step="any" value="0" aria-label="Position in the film" style="flex:1" '
+    f'oninput="{_PARTS}v.pause();v.currentTime=this.value*v.duration"></div>'
+)
+
 
 def use_style() -> None:
     """Make the book's style matplotlib's default, and leave the showing of figures to `show` and `film`."""
@@ -140,10 +155,7 @@ def film(
     if not order:
         raise ValueError("a film needs at least one frame")
     update(order[poster])
-    if (
-        fig.get_layout_engine() is not None
-    ):  # laid out once, clear of the player's controls: axes must not move
-        fig.get_layout_engine().set(rect=(0, 0.1, 1, 0.9))
+    if fig.get_layout_engine() is not None:  # laid out once: axes must not move
         fig.canvas.draw()
         fig.set_layout_engine("none")
     still = io.BytesIO()
@@ -179,13 +191,13 @@ def film(
             f"the film takes {len(video):,} bytes, the limit is {FILM_LIMIT:,}: fewer frames or dots"
         )
     size = fig.get_size_inches() * 110
-    tag = (
-        f'<video class="mlbook-film" controls loop muted playsinline preload="metadata" width="{size[0]:.0f}" '
-        f'style="max-width:100%;height:auto" aria-label="{html.escape(alt)}" '
+    video_tag = (
+        f'<video class="mlbook-film" loop muted playsinline preload="metadata" width="{size[0]:.0f}" '
+        f'style="max-width:100%;height:auto" {PLAYER} aria-label="{html.escape(alt)}" '
         f'poster="data:image/jpeg;base64,{base64.b64encode(still.getvalue()).decode()}" '
         f'src="data:video/mp4;base64,{base64.b64encode(video).decode()}"></video>'
     )
-    _display(tag, caption)
+    _display(f'<div class="mlbook-player">{video_tag}{CONTROLS}</div>', caption)
 
 
 def _svg(fig: Figure, alt: str) -> str:

@@ -159,15 +159,29 @@ def test_every_formula_is_rendered(browser, site, path):
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
-def test_every_film_plays(browser, site, path):
+def test_every_film_plays_and_can_be_moved(browser, site, path):
     with Opened(browser, site, f"notebooks/{path.stem}.html") as page:
-        films = page.tab.locator("video")
+        films = page.tab.locator(".mlbook-player")
+        assert films.count() == page.tab.locator("video").count()
         for i in range(films.count()):
-            moved = films.nth(i).evaluate(
-                """async v => { v.muted = true; await v.play();
-                   await new Promise(r => setTimeout(r, 400)); return v.currentTime > 0 && v.videoWidth > 0 }"""
+            button, position = (
+                films.nth(i).locator("button"),
+                films.nth(i).locator("input"),
             )
-            assert moved, f"film {i} does not play"
+            button.click()
+            films.nth(i).locator("button[aria-label=Pause]").wait_for()
+            page.tab.wait_for_function(
+                "r => r.value > 0", arg=position.element_handle(), timeout=10_000
+            )
+            button.click()
+            films.nth(i).locator("button[aria-label=Play]").wait_for()
+            position.fill("0.5")  # scrubbing moves the film
+            near_half = films.nth(i).evaluate(
+                """async p => { const v = p.querySelector('video');
+                   await new Promise(r => setTimeout(r, 300));
+                   return v.videoWidth > 0 && Math.abs(v.currentTime / v.duration - .5) < .1 }"""
+            )
+            assert near_half, f"film {i} does not follow its slider"
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)

@@ -228,7 +228,9 @@ def _opening(chapters: list[Chapter]) -> str:
     """The first film of the first chapter, for the front page."""
     for chapter in chapters:
         for picture in _pictures(chapter):
-            if film := re.search(r"<video.*?</video>", picture, re.DOTALL):
+            if film := re.search(
+                r'<div class="mlbook-player">.*?</div></div>', picture, re.DOTALL
+            ):
                 return f'<div class="opening">{_outside(film[0])}</div>'
     return ""
 

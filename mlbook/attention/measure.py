@@ -68,6 +68,61 @@ def seconds(f: Callable[[], object], repeats: int = 5) -> float:
     return float(np.median(spans[1:]))
 
 
+def report(record: dict) -> str:
+    """What `benchmarks/attention.py` recorded on one card, as text: every rival's rates,
+    in TFLOP/s or, when decoding, as a share of the card's own copying; and the targets.
+
+    Args:
+        record: one of those that `mlbook.recorded("attention")` returns.
+    """
+    versions = ", ".join(f"{name} {v}" for name, v in record["versions"].items())
+    driver = record["card"].get("driver_version", "not known")
+    parts = [
+        f"Recorded on {record['device']}, {record['date']}, commit {record['commit']}: "
+        f"{versions}, CUDA {record['cuda']}, driver {driver}"
+    ]
+    for title, part, unit in (
+        ("Forward, TFLOP/s", "forward", "tflops"),
+        ("Backward, TFLOP/s", "backward", "tflops"),
+        ("The post's setting, both passes, TFLOP/s", "post", "tflops"),
+        ("Decoding, share of the copy's bandwidth", "decode", "share_of_copy"),
+    ):
+        settings = {}  # rows that differ in their length alone
+        for row in record.get(part, []):
+            if "sweep" not in row:
+                what = ("dtype", "head_dim", "causal", "batch", "heads", "kv_heads")
+                key = ", ".join(f"{k} {row[k]}" for k in what if k in row)
+                settings.setdefault(key, []).append(row)
+        for setting, rows in settings.items():
+            names = list(dict.fromkeys(name for row in rows for name in row["times"]))
+            parts.append(f"\n{title}: {setting}")
+            parts.append(f"{'n':24}" + "".join(f"{row['n']:>8}" for row in rows))
+            for name in names:
+                rates = [_rate(row["times"].get(name), unit) for row in rows]
+                parts.append(f"{name:24}" + "".join(f"{rate:>8}" for rate in rates))
+    if record.get("summary"):
+        parts.append(
+            f"\n{'Target':48}{'wanted':>8}{'worst':>8}{'best':>8}{'met in':>10}"
+        )
+    for row in record.get("summary", []):
+        found = [
+            f"{row[key]:8.2f}" if key in row else "       –"
+            for key in ("worst", "best")
+        ]
+        parts.append(
+            f"{row['target']:48}{row['wanted']:8}{''.join(found)}"
+            f"{row['met_in']:>4} of {row['cases']}"
+        )
+    return "\n".join(parts)
+
+
+def _rate(timed: dict | int | str | None, unit: str) -> str:
+    """A cell of `report`: −1 where memory did not suffice, – where it was not run."""
+    if isinstance(timed, dict):
+        return f"{timed[unit]:.2f}" if unit == "share_of_copy" else f"{timed[unit]:.0f}"
+    return "-1" if timed == -1 else "–"
+
+
 def peak_bytes(f: Callable[[], object]) -> int:
     """The most memory that tensors made during `f()` hold at one time.
 
