@@ -11,7 +11,7 @@ import math
 import time
 
 import torch
-from provenance import provenance, write
+from provenance import RESULTS, provenance, write
 from torchcfm.conditional_flow_matching import (
     ConditionalFlowMatcher,
     ExactOptimalTransportConditionalFlowMatcher,
@@ -83,21 +83,20 @@ BASELINES = {
 
 
 def main():
+    path = RESULTS / "flow-checkerboard-cpu.json"
     record = provenance("torchcfm") | {"limit_nats": math.log(8), "rows": []}
 
     def keep(what, seed, velocity, seconds, steps):
         row = {"what": what, "seed": seed, "seconds": seconds, "steps": steps}
         record["rows"].append(row | judge(velocity, seed))
         print(record["rows"][-1], flush=True)
-        return write(
-            "flow-checkerboard-cpu", record
-        )  # each time: a run cut short keeps its rows
+        write(path, record)  # each time: a run cut short keeps its rows
 
     for seed in SEEDS:
         velocity, budget, steps = ours(seed)
         keep("mlbook", seed, velocity, budget, steps)
         for what, matcher in BASELINES.items():
-            path = keep(what, seed, *theirs(seed, matcher, budget))
+            keep(what, seed, *theirs(seed, matcher, budget))
     print(path)
 
 

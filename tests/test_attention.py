@@ -10,7 +10,13 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from mlbook import attention
-from mlbook.attention import flash, flash_attention, flash_decode, naive_attention
+from mlbook.attention import (
+    flash,
+    flash_attention,
+    flash_decode,
+    kernels,
+    naive_attention,
+)
 from mlbook.attention.flash import Blocks
 
 pytest.importorskip("triton", reason="no Triton on this platform")
@@ -254,6 +260,18 @@ def test_wrong_inputs(name):
 def test_wrong_scale(scale):
     with pytest.raises(ValueError, match="scale must be positive"):
         flash_attention(X, X, X, scale=scale)
+
+
+@pytest.mark.parametrize("dtype", [F32, F16])
+def test_the_barest_kernel(dtype):
+    q, k, v, _ = (x[0, 0] for x in inputs((dtype, (1, 1, 1), 64, 64, 32)))
+    out = torch.full_like(q, math.nan)
+    kernels.barest[(2,)](q, k, v, out, 64, 32**-0.5 * flash.LOG2_E, 32, 16, 32)
+    exact, plain = (
+        naive_attention(*(x.to(t)[None, None] for x in (q, k, v)))[0, 0]
+        for t in (torch.float64, dtype)
+    )
+    assert largest(out, exact) <= 2 * largest(plain, exact) + 8 * EPS
 
 
 # Decoding

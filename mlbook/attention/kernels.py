@@ -16,8 +16,46 @@ except ImportError:  # no Triton for this platform: the kernels can be read and 
 
     triton = SimpleNamespace(jit=lambda function: function)
     tl = SimpleNamespace(constexpr=None)
+else:
+    if triton.__version__.startswith("3.6.") and triton.knobs.runtime.interpret:
+        # This interpreter turns arrays of one element into numbers in a way that
+        # NumPy has refused since 2.4; Triton 3.7 mended it as here.
+        from triton.runtime import interpreter
+
+        def _patched(tensor, scope, patch=interpreter._patch_lang_tensor):
+            patch(tensor, scope)
+            scope.set_attr(tensor, "__index__", lambda x: int(x.handle.data.squeeze()))
+
+        interpreter._patch_lang_tensor = _patched
 
 # fmt: off
+
+
+@triton.jit
+def barest(q, k, v, o, n, scale_log2, M: tl.constexpr, N: tl.constexpr,
+           DIM: tl.constexpr):
+    """FlashAttention without what a library needs: one head of (n, DIM) rows, DIM a
+    power of two, n a multiple of M and N, no mask. One program: M rows of o."""
+    rows = tl.program_id(0) * M + tl.arange(0, M)
+    columns = tl.arange(0, DIM)
+    q_block = tl.load(q + rows[:, None] * DIM + columns[None, :])
+    m = tl.full([M], float("-inf"), tl.float32)
+    l = tl.zeros([M], tl.float32)
+    acc = tl.zeros([M, DIM], tl.float32)
+    for start in range(0, n, N):
+        keys = start + tl.arange(0, N)
+        k_block = tl.load(k + keys[:, None] * DIM + columns[None, :])
+        v_block = tl.load(v + keys[:, None] * DIM + columns[None, :])
+        s = tl.dot(q_block, k_block.T, input_precision="ieee") * scale_log2
+        m_new = tl.maximum(m, tl.max(s, 1))
+        p = tl.exp2(s - m_new[:, None])
+        old = tl.exp2(m - m_new)
+        l = l * old + tl.sum(p, 1)
+        acc = tl.dot(p.to(v_block.dtype), v_block, acc * old[:, None],
+                     input_precision="ieee")
+        m = m_new
+    tl.store(o + rows[:, None] * DIM + columns[None, :],
+             (acc / l[:, None]).to(o.dtype.element_ty))
 
 
 @triton.jit

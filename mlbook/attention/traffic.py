@@ -19,31 +19,40 @@ class GPU:
     """A card's data sheet.
 
     flops: dense float16 products with float32 sums, a second; bandwidth: bytes a
-    second; sram: bytes of L1 and shared memory of one of its `processors` (streaming
-    multiprocessors); l2, memory: bytes.
+    second to and from its memory; processors: streaming multiprocessors, at `clock`
+    Hz; sram: bytes of L1 and shared memory of one processor, registers: bytes of those;
+    l2, memory: bytes.
     """
 
     name: str
     flops: float
     bandwidth: float
     processors: int
+    clock: float
     sram: int
     l2: int
     memory: float
+    registers: int = 256 << 10
+
+    @property
+    def exponentials(self) -> float:
+        """A second: 16 a clock and processor (CUDA C++ programming guide, “arithmetic
+        instructions”, compute capabilities 7.5 to 9.0)."""
+        return 16 * self.processors * self.clock
 
 
-# Turing white paper (2018) and T4 data sheet; A100 data sheet (80 GB SXM) and white
-# paper; H100 data sheet (SXM) and white paper.
+# Turing white paper (2018); A100 data sheet (80 GB SXM) and white paper; H100 data
+# sheet (SXM) and white paper. Rates are at the boost clock and without sparsity.
 GPUS = (
-    GPU("T4", 65e12, 320e9, 40, 96 << 10, 4 << 20, 16e9),
-    GPU("A100", 312e12, 2039e9, 108, 192 << 10, 40 << 20, 80e9),
-    GPU("H100", 989.4e12, 3.35e12, 132, 256 << 10, 50 << 20, 80e9),
+    GPU("T4", 65e12, 320e9, 40, 1.59e9, 96 << 10, 4 << 20, 16e9),
+    GPU("A100", 312e12, 2039e9, 108, 1.41e9, 192 << 10, 40 << 20, 80e9),
+    GPU("H100", 989.4e12, 3.35e12, 132, 1.83e9, 256 << 10, 50 << 20, 80e9),
 )
 
 
 class Chip:
     """A processor with `sram` elements of fast memory, which counts what it loads and
-    stores."""
+    stores. What an algorithm keeps there at once it declares itself (`hold`)."""
 
     def __init__(self, sram: int):
         self.sram, self.loads, self.stores = sram, 0, 0
@@ -149,6 +158,27 @@ def flash_forward_2022(chip, q, k, v):
             o_new = ((old * l_r)[:, None] * o_r + p @ vc) / l_new[:, None]
             chip.store(o[r], o_new), chip.store(m[r], m_new), chip.store(l[r], l_new)
     return o, m + np.log(l)
+
+
+def two_pass_forward(chip, q, k, v):
+    """Online softmax, then the output: no matrix is stored, and the scores are computed
+    twice."""
+    (n, d), size_q, size_k = q.shape, _most(chip.sram, q.shape[1], "forward"), LEAST
+    chip.hold(_held("forward", size_q, size_k, d))
+    o, lse = np.empty((n, d)), np.empty(n)
+    for r in blocks(n, size_q):
+        qr = chip.load(q[r])
+        m, l, acc = np.full(len(qr), -np.inf), np.zeros(len(qr)), np.zeros_like(qr)
+        for c in blocks(n, size_k):
+            s = qr @ chip.load(k[c]).T
+            m_new = np.maximum(m, s.max(1))
+            l = np.exp(m - m_new) * l + np.exp(s - m_new[:, None]).sum(1)
+            m = m_new
+        for c in blocks(n, size_k):
+            p = np.exp(qr @ chip.load(k[c]).T - m[:, None]) / l[:, None]
+            acc += p @ chip.load(v[c])
+        chip.store(o[r], acc), chip.store(lse[r], m + np.log(l))
+    return o, lse
 
 
 def flash_forward(chip, q, k, v):
@@ -263,7 +293,8 @@ def _most(sram: int, d: int, algorithm: str) -> int:
     return rows
 
 
-ALGORITHMS = ("standard", "flash-2022", "flash")
+ALGORITHMS = ("standard", "two-pass", "flash-2022", "flash")
+BOTH_WAYS = ("standard", "flash")  # those with a backward pass
 
 
 def io_count(
@@ -272,7 +303,7 @@ def io_count(
     """Run an algorithm on the counting machine, on random numbers.
 
     Args:
-        algorithm: "standard", "flash-2022" (forward only) or "flash".
+        algorithm: "standard" or "flash", or, forward only, "two-pass" or "flash-2022".
         n, d: length and head dimension; sram: elements of fast memory.
         backward: count the backward pass (the forward pass is run, and not counted).
     Returns:
@@ -286,6 +317,7 @@ def io_count(
     chip = Chip(sram)
     run = {
         "standard": standard_forward,
+        "two-pass": two_pass_forward,
         "flash-2022": flash_forward_2022,
         "flash": flash_forward,
     }[algorithm]
@@ -319,7 +351,8 @@ def io_formula(
     if algorithm == "flash-2022":
         return 2 * n * d + (n * d + 2 * n) + times("2022") * (3 * n * d + 4 * n)
     if not backward:
-        return 2 * n * d + n + times("forward") * 2 * n * d
+        streams = 3 if algorithm == "two-pass" else 2  # k, k and v; k and v
+        return 2 * n * d + n + times("forward") * streams * n * d
     dots = 2 * n * d + n
     dk_dv = 4 * n * d + times("dk_dv") * (2 * n * d + 2 * n)
     dq = 3 * n * d + 2 * n + times("dq") * 2 * n * d
@@ -327,9 +360,11 @@ def io_formula(
 
 
 def _check(algorithm, n, d, sram, backward):
-    if algorithm not in ALGORITHMS or (backward and algorithm == "flash-2022"):
+    known = BOTH_WAYS if backward else ALGORITHMS
+    if algorithm not in known:
+        way = "backward" if backward else "forward"
         raise ValueError(
-            f"algorithm must be one of {', '.join(ALGORITHMS)} (flash-2022: forward only), got {algorithm!r}"
+            f"algorithm must be one of {', '.join(known)} ({way}), got {algorithm!r}"
         )
     for name, value in (("n", n), ("d", d), ("sram", sram)):
         if value < 1:
