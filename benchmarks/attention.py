@@ -15,7 +15,6 @@ is written.
 import argparse
 import contextlib
 import functools
-import importlib.util
 import itertools
 import json
 import math
@@ -23,8 +22,6 @@ import multiprocessing
 import os
 import sys
 import time
-import traceback
-import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -32,14 +29,9 @@ from unittest import mock
 
 import numpy as np
 import torch
-from provenance import RESULTS, card, provenance, slug, write
+from provenance import RESULTS, card, provenance, refusal, run, slug, write
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
-
-if not importlib.util.find_spec("IPython"):  # mlbook shows claims with it; none here
-    page = types.ModuleType("IPython.display")
-    page.display = page.Markdown = page.HTML = print
-    sys.modules |= {"IPython": types.ModuleType("IPython"), "IPython.display": page}
 
 import mlbook
 from mlbook.attention import (
@@ -309,14 +301,6 @@ def race(work: dict[str, Callable], device, budget=0.3, most=40, calls=1) -> dic
 def spread(spans: list[float], calls: int = 1) -> dict:
     low, median, high = (np.quantile(spans, (0.25, 0.5, 0.75)) * 1e3 / calls).tolist()
     return {"ms": median, "quartiles_ms": [low, high], "turns": len(spans)}
-
-
-def refusal(error: Exception) -> int | str:
-    """−1 for want of memory, else what the exception says."""
-    words = str(error).strip()
-    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in words.lower():
-        return -1
-    return f"{type(error).__name__}: {words[:200]}"
 
 
 def a_second(amount: float, timed: dict) -> float:
@@ -662,29 +646,6 @@ def line(part: str, found: dict) -> str:
     return f"{part} {' '.join(what)}: {told}"
 
 
-def run(parts: dict, record: dict, save: Callable, minutes: float) -> None:
-    """Each part until its share of the time is used: every row is saved when it is there,
-    and a part that breaks leaves the next ones alone."""
-    start = time.monotonic()
-    for name, (until, rows) in parts.items():
-        record[name] = []
-        try:
-            with contextlib.closing(rows()) as found:
-                for row in found:
-                    record[name].append(row)
-                    save(record)
-                    if name != "checks" or not row["passed"]:
-                        print(line(name, row), flush=True)
-                    if time.monotonic() - start > until * minutes * 60:
-                        record.setdefault("stopped_for_time", []).append(name)
-                        break
-        except Exception as error:
-            record.setdefault("broken", {})[name] = refusal(error)
-            print(f"{name} broke:\n{traceback.format_exc()}", flush=True)
-        record.setdefault("seconds", {})[name] = round(time.monotonic() - start)
-        save(record)
-
-
 def measure(sizes: Sizes, options: argparse.Namespace, device: torch.device) -> dict:
     """Every part on one device: the record, which is written as it grows."""
     record = provenance("triton") | {"card": card(), "arguments": sys.argv[1:]}
@@ -706,7 +667,12 @@ def measure(sizes: Sizes, options: argparse.Namespace, device: torch.device) -> 
     }
     if options.tune:
         parts = {"tuning": (1.0, lambda: tuning(sizes, device, 36 * minutes))}
-    run(parts, record, save, minutes)
+
+    def say(part, found):
+        if part != "checks" or not found["passed"]:
+            print(line(part, found), flush=True)
+
+    run(parts, record, save, minutes, say)
     record |= {"card_after": card(), "summary": [] if options.tune else summary(record)}
     save(record)
     print(*record["summary"], path, sep="\n")

@@ -1,15 +1,27 @@
 """Where a measurement was made: every file under results/ begins with this."""
 
+import contextlib
 import datetime
+import importlib.util
 import json
 import os
 import platform
 import re
 import subprocess
+import sys
+import time
+import traceback
+import types
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+
+if not importlib.util.find_spec("IPython"):  # mlbook shows claims with it; none here
+    page = types.ModuleType("IPython.display")
+    page.display = page.Markdown = page.HTML = print
+    sys.modules |= {"IPython": types.ModuleType("IPython"), "IPython.display": page}
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -67,3 +79,39 @@ def _says(command: list[str]) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return run.stdout.strip()
+
+
+def run(parts: dict, record: dict, save: Callable, minutes: float, say: Callable):
+    """Each part until its share of the time is used: every row is saved when it is there,
+    and a part that breaks leaves the next ones alone.
+
+    Args:
+        parts: by name, (share of the time at which it ends, function that yields rows).
+        save: called with the record, after each row.
+        say: called with the part's name and the row.
+    """
+    start = time.monotonic()
+    for name, (until, rows) in parts.items():
+        record[name] = []
+        try:
+            with contextlib.closing(rows()) as found:
+                for row in found:
+                    record[name].append(row)
+                    save(record)
+                    say(name, row)
+                    if time.monotonic() - start > until * minutes * 60:
+                        record.setdefault("stopped_for_time", []).append(name)
+                        break
+        except Exception as error:
+            record.setdefault("broken", {})[name] = refusal(error)
+            print(f"{name} broke:\n{traceback.format_exc()}", flush=True)
+        record.setdefault("seconds", {})[name] = round(time.monotonic() - start)
+        save(record)
+
+
+def refusal(error: Exception) -> int | str:
+    """−1 for want of memory, else what the exception says."""
+    words = str(error).strip()
+    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in words.lower():
+        return -1
+    return f"{type(error).__name__}: {words[:200]}"

@@ -7,10 +7,12 @@ says so in one sentence.
 
 import contextlib
 import functools
+import io
 import math
 import re
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -21,6 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from mlbook.source import recorded_on
 
 try:
     import triton
@@ -100,6 +104,23 @@ def synchronise() -> None:
 # torch.compile
 
 
+def protocol(
+    function: Callable, x: Tensor, mode: str, warm_ups: int, calls: int = 100
+) -> float:
+    """Seconds of `calls` calls on `x` after so many to warm up, compiled anew: how the
+    post times a mode of `torch.compile`, with `warm_ups` = 1."""
+    torch._dynamo.reset()
+    run = torch.compile(function, mode=mode)
+    for _ in range(warm_ups):
+        run(x)
+    synchronise()
+    start = time.perf_counter()
+    for _ in range(calls):
+        run(x)
+    synchronise()
+    return time.perf_counter() - start
+
+
 @functools.cache
 def can_compile(device: str = "cpu") -> bool:
     """Whether `torch.compile` works here, found by trying it once; if not, one sentence
@@ -140,6 +161,52 @@ def generated(compiled: Callable, *args) -> list[str]:
     if not found:
         raise RuntimeError(f"torch.compile wrote no kernel for {compiled}")
     return found
+
+
+def search(module: nn.Module, *args: Tensor) -> dict[str, float]:
+    """What Inductor tried for the matrix products of a module, and the milliseconds each
+    candidate took: the search of `max-autotune`, over its own kernels and the library's.
+
+    Weights are frozen, which on a CPU is the condition for its own kernels to compete.
+
+    Args:
+        module: compiled anew for these arguments.
+    Raises:
+        RuntimeError: nothing was searched: no product, or no compiler.
+    """
+    import torch._inductor.config as config
+    from torch._inductor import select_algorithm
+
+    found = {}
+
+    def keep(timings, *_):
+        found.update({choice.name: float(t) for choice, t in timings.items()})
+
+    settings = {
+        "freezing": True,
+        "fx_graph_cache": False,
+        "max_autotune_gemm": True,
+        "max_autotune_gemm_backends": "ATEN,CPP,TRITON",
+    }
+    select_algorithm.add_feedback_saver(keep)
+    try:
+        with (
+            torch.no_grad(),
+            config.patch(settings),
+            warnings.catch_warnings(),
+            contextlib.redirect_stderr(io.StringIO()),  # a table of the same, and more
+        ):
+            warnings.simplefilter("ignore")
+            torch._dynamo.reset()
+            torch.compile(module)(*args)
+    finally:
+        select_algorithm.clear_feedback_savers()
+        torch._dynamo.reset()
+    if not found:
+        raise RuntimeError(
+            f"Inductor searched for no kernel of {type(module).__name__}"
+        )
+    return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
 def kernels(source: str) -> list[str]:
@@ -184,9 +251,10 @@ def triton_source(function: Callable, *inputs: Tensor, fuse: bool = True) -> Pro
     compiled or run.
 
     The function is traced with tensors that have a shape and no data, and the graph is
-    lowered as `torch.compile` lowers it, for the GPU that is there or else for an A100.
-    Matrix products become Triton templates with the first block sizes on Inductor's
-    list, where `max-autotune` would time the whole list and the library's product.
+    lowered for an A100, so that the source is the same everywhere. What `torch.compile`
+    does before that (AOTAutograd, searching the graph for patterns) is left out. Matrix
+    products become Triton templates with the first block sizes on Inductor's list,
+    where `max-autotune` would time the whole list and the library's product.
 
     Args:
         function: of tensors, to a tensor.
@@ -212,6 +280,7 @@ def triton_source(function: Callable, *inputs: Tensor, fuse: bool = True) -> Pro
         "max_autotune_gemm_backends": "TRITON",
         "test_configs.max_mm_configs": 1,
         "deterministic": True,  # of several choices the first, without timing them
+        "compile_threads": 1,  # others would begin to compile what is only to be read
         "prologue_fusion": fuse,
         "epilogue_fusion": fuse,
     }
@@ -241,10 +310,23 @@ def triton_source(function: Callable, *inputs: Tensor, fuse: bool = True) -> Pro
     return Program(kernels(code), launches, traffic)
 
 
+@functools.cache
+def can_write_triton() -> bool:
+    """Whether `triton_source` works here, found by trying it once; if not, one sentence
+    says why."""
+    try:
+        triton_source(lambda x: x + 1, torch.empty(8, device="meta"))
+    except RuntimeError as error:
+        print(NO_TRITON if triton is None else str(error).splitlines()[0][:200])
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def _pretend_gpu():
-    """Within, Inductor sees an A100 where there is no GPU; what it remembers of it is
-    forgotten afterwards."""
+    """Within, Inductor sees an A100, whatever is there; what it remembers of one GPU is
+    forgotten before it sees the other."""
+    import torch._inductor.utils
     from torch._dynamo.device_interface import CudaInterface
     from torch._inductor.runtime.hints import DeviceProperties
     from torch.utils import _triton
@@ -254,13 +336,11 @@ def _pretend_gpu():
 
     def forget():
         DeviceProperties.create.cache_clear()
+        torch._inductor.utils.is_big_gpu.cache_clear()
         for remembered in vars(_triton).values():
             if hasattr(remembered, "cache_clear"):
                 remembered.cache_clear()
 
-    if torch.cuda.is_available():
-        yield
-        return
     answers = {
         torch.cuda: {
             "is_available": True,
@@ -507,3 +587,59 @@ def decode(step: Callable, model: Decoder, tokens: int) -> tuple[Tensor, Tensor]
             out.append((token, logits.clone()))
             position += 1
     return torch.cat([t for t, _ in out]), torch.cat([lg for _, lg in out])
+
+
+def captured_step(model: Decoder) -> Callable:
+    """A step of `model` as a graph: copy in, replay, hand out the static outputs."""
+    token = torch.zeros(1, dtype=torch.long, device=model.cache.device)
+    position = torch.zeros_like(token)
+    graph = capture(model, token, position)
+
+    def step(new_token: Tensor, new_position: Tensor) -> tuple[Tensor, Tensor]:
+        token.copy_(new_token)
+        position.copy_(new_position)
+        graph.replay()
+        return graph.output
+
+    return step
+
+
+# What was recorded elsewhere
+
+
+def report(record: dict) -> str:
+    """What `benchmarks/compiling.py` recorded on one card, as text.
+
+    Args:
+        record: one of those that `mlbook.recorded("compile")` returns.
+    """
+    parts = [recorded_on(record), "\nMicroseconds of an operation on one element"]
+    for row in record.get("launches", []):
+        parts.append(f"{row['operation']:28}{row['seconds']['median'] * 1e6:10.1f}")
+    for name in dict.fromkeys(row["function"] for row in record.get("curves", [])):
+        rows = [row for row in record["curves"] if row["function"] == name]
+        parts.append(f"\n{name}, microseconds of a call")
+        parts.append(f"{'n':>12}" + "".join(f"{how:>12}" for how in rows[0]["seconds"]))
+        for row in rows:
+            times = [t["median"] * 1e6 for t in row["seconds"].values()]
+            parts.append(f"{row['n']:12,}" + "".join(f"{t:12.1f}" for t in times))
+    timed_rows = [row for row in record.get("post", []) if "seconds" in row]
+    if timed_rows:
+        parts.append(
+            "\nThe post's function, milliseconds: first, second, third call; then"
+        )
+    for row in timed_rows:
+        times = [*row["first"][:3], row["seconds"]["median"]]
+        parts.append(f"{row['mode']:28}" + "".join(f"{t * 1e3:10.3f}" for t in times))
+    for row in record.get("post", []):
+        if "total_of_100" in row:
+            parts.append(
+                f"{row['mode']:28}100 calls after {row['warm_ups']}, collecting "
+                f"{row['collect']}: {row['total_of_100']:.4f} s"
+            )
+    for row in record.get("decoding", []):
+        parts.append(
+            f"decoding, {row['way']:17}{row['tokens_a_second']:10,.0f} tokens/s, "
+            f"prepared in {row['prepared_in']:.1f} s"
+        )
+    return "\n".join(parts)

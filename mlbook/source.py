@@ -62,6 +62,16 @@ def recorded(name: str) -> dict[str, dict]:
     }
 
 
+def recorded_on(record: dict) -> str:
+    """The line that says where and when one of `recorded` was measured."""
+    versions = ", ".join(f"{name} {v}" for name, v in record["versions"].items())
+    driver = record.get("card", {}).get("driver_version", "not known")
+    return (
+        f"Recorded on {record['device']}, {record['date']}, commit {record['commit']}: "
+        f"{versions}, CUDA {record['cuda']}, driver {driver}"
+    )
+
+
 def data(name: str, source: str, path: str | Path | None = None) -> None:
     """Name a data source of this chapter: shown here and at the page's end, and watched by the build.
 

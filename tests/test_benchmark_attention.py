@@ -226,7 +226,7 @@ def test_a_broken_part_and_a_late_one(bench, capsys):
 
     record, saved = {}, []
     parts = {"checks": (0.0, late), "b": (1, broken), "c": (1, late)}
-    bench.run(parts, record, lambda r: saved.append(json.dumps(r)), minutes=1)
+    bench.run(parts, record, lambda r: saved.append(json.dumps(r)), 1, lambda *_: None)
     assert len(record["checks"]) == 1 and record["stopped_for_time"] == ["checks"]
     assert record["b"] == [{"row": 1}] and "ouch" in record["broken"]["b"]
     assert len(record["c"]) == 2 and json.loads(saved[-1]) == record

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -81,6 +82,18 @@ def test_generated_shows_one_fused_loop():
         compiling.generated(torch.compile(lambda x: x), torch.rand(64))
 
 
+def test_search_tells_who_was_timed():
+    if not compiling.can_compile():
+        pytest.skip("no C++ compiler")
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Linear(64, 64)).eval()
+    found = compiling.search(module, torch.rand(32, 64))
+    assert len(found) >= 1 and all(0 < ms < 1e3 for ms in found.values())
+    assert list(found.values()) == sorted(found.values())
+    with pytest.raises(RuntimeError, match="searched for no kernel of ReLU"):
+        compiling.search(torch.nn.ReLU(), torch.rand(8))
+
+
 # Triton without a GPU
 
 
@@ -107,6 +120,16 @@ def test_triton_source_fuses_around_a_product():
 
 
 @TRITON
+def test_triton_source_is_the_same_whatever_gpu_was_seen_before(monkeypatch):
+    sixteen = like(64, 64), like(64, 64), like(64)
+    with monkeypatch.context() as small:
+        small.setattr(compiling.A100, "multi_processor_count", 40)  # a T4's
+        with pytest.raises(RuntimeError, match="does not write Triton here"):
+            compiling.triton_source(layer, *sixteen)
+    assert compiling.triton_source(layer, *sixteen).launches == 1
+
+
+@TRITON
 def test_triton_source_leaves_no_trace():
     compiling.triton_source(layer, like(64, 64), like(64, 64), like(64))
     assert torch.cuda.is_available() == (DEVICE == "cuda")
@@ -116,6 +139,16 @@ def test_triton_source_leaves_no_trace():
         torch._dynamo.reset()
         x = torch.rand(32)
         assert torch.allclose(torch.compile(lambda x: x.cos() * 2)(x), x.cos() * 2)
+
+
+@TRITON
+def test_triton_source_compiles_nothing_when_compilers_are_waiting(monkeypatch):
+    from torch._inductor.async_compile import AsyncCompile
+
+    ready = SimpleNamespace(done=lambda: True)
+    monkeypatch.setattr(AsyncCompile, "_ready_future", ready)
+    monkeypatch.setattr(torch._inductor.config, "compile_threads", 2)
+    assert compiling.triton_source(torch.sin, like(32)).launches == 1
 
 
 @TRITON

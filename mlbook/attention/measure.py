@@ -11,6 +11,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mlbook.source import recorded_on
+
 
 def attention_flops(
     batch: int,
@@ -75,12 +77,7 @@ def report(record: dict) -> str:
     Args:
         record: one of those that `mlbook.recorded("attention")` returns.
     """
-    versions = ", ".join(f"{name} {v}" for name, v in record["versions"].items())
-    driver = record["card"].get("driver_version", "not known")
-    parts = [
-        f"Recorded on {record['device']}, {record['date']}, commit {record['commit']}: "
-        f"{versions}, CUDA {record['cuda']}, driver {driver}"
-    ]
+    parts = [recorded_on(record)]
     for title, part, unit in (
         ("Forward, TFLOP/s", "forward", "tflops"),
         ("Backward, TFLOP/s", "backward", "tflops"),
