@@ -225,6 +225,7 @@ def poisoned():
     with (
         mock.patch.object(torch, "empty", filled(torch.empty)),
         mock.patch.object(torch, "empty_like", filled(torch.empty_like)),
+        mock.patch.object(torch, "empty_strided", filled(torch.empty_strided)),
     ):
         yield
 

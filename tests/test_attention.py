@@ -34,10 +34,13 @@ def small_blocks(request, monkeypatch):
 @pytest.fixture
 def poisoned(monkeypatch):
     """New tensors of the module hold NaN until they are written."""
-    empty, like = torch.empty, torch.empty_like
+    empty, like, strided = torch.empty, torch.empty_like, torch.empty_strided
     monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(math.nan))
     monkeypatch.setattr(
         torch, "empty_like", lambda *a, **k: like(*a, **k).fill_(math.nan)
+    )
+    monkeypatch.setattr(
+        torch, "empty_strided", lambda *a, **k: strided(*a, **k).fill_(math.nan)
     )
 
 
@@ -207,6 +210,59 @@ def test_only_some_gradients():
     assert v.grad.sum().item() == pytest.approx(2 * 8 * 16, rel=1e-5)
 
 
+def test_only_what_is_asked_for_is_computed(monkeypatch):
+    launched = []
+    for name in ("backward_dk_dv", "backward_dq"):
+
+        class Kernel:
+            def __init__(self, name):
+                self.name, self.kernel = name, getattr(kernels, name)
+
+            def __getitem__(self, grid):
+                launched.append(self.name)
+                return self.kernel[grid]
+
+        monkeypatch.setattr(kernels, name, Kernel(name))
+    q, k, v, do = inputs((F32, (1, 2, 1), 8, 8, 16))
+    for asked, names in ((q, ["backward_dq"]), (k, ["backward_dk_dv"])):
+        launched.clear()
+        leaves = [x.clone().requires_grad_(x is asked) for x in (q, k, v)]
+        flash_attention(*leaves).backward(do)
+        assert launched == names
+        assert [x.grad is not None for x in leaves] == [x is asked for x in (q, k, v)]
+
+
+def test_the_output_may_be_changed_in_place_where_no_gradient_is_wanted():
+    q, k, v, _ = inputs((F32, (1, 2, 1), 8, 8, 20))
+    assert flash_attention(q, k, v).mul_(2).isfinite().all()
+
+
+def test_strides_that_a_descriptor_accepts():
+    for x in (
+        torch.empty(1, 1, 1, 40),
+        torch.empty(2, 4, 40, 1).transpose(2, 3),
+        torch.empty(3, 1, 7, 33)[:, :, :, :32].contiguous(),
+    ):
+        x = flash._readable(x.half())
+        batch, heads, rows = flash._strides(x)
+        assert all(stride % 8 == 0 and stride > 0 for stride in (batch, heads, rows))
+        assert batch >= heads * x.shape[1] and heads >= rows * x.shape[2] >= x.shape[3]
+
+
+@pytest.mark.parametrize("capability", [(7, 5), (8, 0)])
+def test_a_t4_has_no_room_for_wide_gradients_in_float32(capability, monkeypatch):
+    monkeypatch.setattr(flash, "capability", lambda _: capability)
+    monkeypatch.setattr(flash, "block_sizes", lambda *_: Blocks(16, 16, 4, 1, True))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Tesla T4")
+    x = torch.randn(1, 1, 8, 160, requires_grad=True)
+    assert flash_attention(x.detach(), x.detach(), x.detach()).shape == x.shape
+    if capability == (7, 5):
+        with pytest.raises(RuntimeError, match="head_dim 160 .* Tesla T4 .* float16"):
+            flash_attention(x, x, x)
+    else:
+        flash_attention(x, x, x).sum().backward()
+
+
 def test_second_derivatives_are_refused():
     q, k, v, _ = inputs((F32, (1, 1, 1), 4, 4, 16))
     q.requires_grad_()
@@ -304,11 +360,39 @@ def test_decode(heads, kv_heads, head_dim, dtype, splits, small_blocks, poisoned
         assert largest(out[b], exact) <= 2 * largest(plain, exact) + 8 * EPS
 
 
+@pytest.mark.parametrize("group, tile", [(37, 1), (64, 32), (48, 24)])
+def test_decode_with_large_groups(group, tile, small_blocks, monkeypatch):
+    m, n, tma = (32, 16, True)
+    monkeypatch.setattr(flash, "block_sizes", lambda *_: Blocks(m, n, 4, 1, tma))
+    monkeypatch.setattr(flash, "MERGED", 2)  # so that merging takes several steps
+    torch.manual_seed(3)
+    q, cache = torch.randn(2, 2 * group, 16), torch.randn(2, 2, 100, 16)
+    lengths = torch.tensor([100, 70])
+    out = flash_decode(q, cache, cache, lengths, splits=5)
+    for b, length in enumerate(lengths.tolist()):
+        seen = cache[b : b + 1, :, :length].double()
+        exact = naive_attention(q[b : b + 1, :, None].double(), seen, seen)[0, :, 0]
+        assert largest(out[b], exact) < 8 * EPS
+
+
+def test_more_splits_than_blocks_are_as_many_as_blocks(monkeypatch):
+    monkeypatch.setattr(flash, "block_sizes", lambda *_: Blocks(16, 32, 4, 1, True))
+    torch.manual_seed(4)
+    q, cache, length = (
+        torch.randn(1, 2, 16),
+        torch.randn(1, 2, 90, 16),
+        torch.tensor([90]),
+    )
+    three, many = (flash_decode(q, cache, cache, length, splits=s) for s in (3, 10**6))
+    assert torch.equal(three, many)
+
+
 def test_decode_checks_its_input():
     q, cache = torch.randn(2, 4, 32), torch.randn(2, 2, 10, 32)
     for lengths, words in (
         (torch.tensor([3]), "2 integers"),
         (torch.tensor([3.0, 4.0]), "2 integers"),
+        (torch.tensor([True, True]), "2 integers"),
         (torch.tensor([3, 11]), "between 0 and the cache's 10, got 3 to 11"),
         (torch.tensor([-1, 4]), "got -1 to 4"),
         (torch.tensor([1, 1], device="meta"), "lengths is on meta"),
@@ -324,7 +408,8 @@ def test_decode_checks_its_input():
 
 
 def test_splits_occupy_the_card_and_no_more():
-    assert attention.decode_splits(132, 1, 8, 32_768) * 8 >= 2 * 132
+    assert attention.decode_splits(132, 1, 8, 32_768) * 8 == 2 * 132
+    assert attention.decode_splits(132, 1, 32, 32_768) * 32 <= 2 * 132  # one wave
     assert attention.decode_splits(132, 64, 8, 32_768) == 1
     assert attention.decode_splits(132, 1, 1, 100, block=64) == 2
     assert attention.decode_splits(132, 1, 1, 0) == 1

@@ -1,55 +1,54 @@
 """The kernels compiled ahead of time for five generations of GPUs, none of which need be here."""
 
+import itertools
+
 import pytest
+import torch
 
 pytest.importorskip("triton", reason="no Triton on this platform")
 
-from mlbook.attention import SHARED_MEMORY, Job, compile_kernels
+from mlbook.attention import SHARED_MEMORY, Job, block_sizes, compile_kernels
 
-UNITS = {75: None, 80: "mma", 89: "mma", 90: "wgmma", 100: "tcgen05"}
-FORWARD = [
-    (64, "float16"),
-    (128, "float16"),
-    (256, "float16"),
-    (128, "bfloat16"),
-    (64, "float32"),
-    (128, "float32"),
-]
+UNITS = {75: None, 80: "mma", 89: "mma", 90: "wgmma", 100: "tcgen05", 120: "mma"}
+BACKWARD = ("row_dots", "backward_dk_dv", "backward_dq")
 
 
 @pytest.fixture(scope="module", params=UNITS)
 def compiled(request, tmp_path_factory):
-    """Every kernel for one generation, compiled anew: job and report."""
+    """Every kernel for one generation, as it is launched, compiled anew: job and report."""
     capability = request.param
-    jobs = [
-        Job("forward", capability, head_dim, dtype, causal=True)
-        for head_dim, dtype in FORWARD
-        if (dtype, capability) != ("bfloat16", 75)
-    ]
-    jobs += [Job("forward", capability, 128)]
-    jobs += [
-        Job(kernel, capability, 128, causal=True)
-        for kernel in (
-            "row_dots",
-            "backward_dk_dv",
-            "backward_dq",
-            "decode_split",
-            "decode_merge",
-        )
-    ]
+    jobs = []
+    for dtype, head_dim in itertools.product(("float16", "float32"), (64, 128, 256)):
+        for kernel in ("forward", *BACKWARD):
+            if dtype == "float16" or kernel == "forward" or head_dim == 256:
+                jobs.append(Job(kernel, capability, head_dim, dtype, causal=True))
+        device = divmod(capability, 10)
+        blocks = block_sizes("decode_split", device, head_dim, getattr(torch, dtype))
+        jobs.append(Job("decode_split", capability, head_dim, dtype, blocks=blocks))
+        jobs.append(Job("decode_merge", capability, head_dim, dtype))
+    jobs.append(Job("forward", capability, 128))
+    if capability > 75:
+        jobs.append(Job("forward", capability, 128, "bfloat16", causal=True))
+    else:  # flash_attention refuses this one
+        jobs.remove(Job("backward_dk_dv", 75, 256, "float32", causal=True))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
         return capability, list(zip(jobs, compile_kernels(jobs), strict=True))
 
 
-def test_the_forward_kernel_spills_nothing(compiled):
-    _, pairs = compiled
-    spilled = {
-        (job.head_dim, job.dtype): report.spilled
-        for job, report in pairs
-        if job.kernel == "forward"
-    }
-    assert not any(spilled.values()), spilled
+# Triton's TMA path keeps whole rows of 256 float32 numbers in registers: some 70 of them
+# are spilled, which is 280 bytes of a thread's stack.
+WIDE_FLOAT32 = {(c, 256, "float32"): 300 for c in (90, 100, 120)}
+
+
+def test_what_is_served_to_users_first_spills_nothing(compiled):
+    """The forward kernel, and decoding."""
+    capability, pairs = compiled
+    for job, report in pairs:
+        if job.kernel in ("forward", "decode_split", "decode_merge"):
+            known = (capability, job.head_dim, job.dtype), 0
+            allowed = WIDE_FLOAT32.get(*known) if job.kernel == "forward" else 0
+            assert report.spilled <= allowed, (job, report.spilled)
 
 
 def test_shared_memory_suffices(compiled):

@@ -16,7 +16,7 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mlbook.attention.flash import Blocks, block_sizes
+from mlbook.attention.flash import MERGED, Blocks, _options, block_sizes
 
 # Shared memory that one program may use, bytes: CUDA C++ programming guide, “technical
 # specifications per compute capability”.
@@ -27,6 +27,7 @@ SHARED_MEMORY = {
     89: 99 << 10,
     90: 227 << 10,
     100: 227 << 10,
+    120: 99 << 10,
 }
 DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 INSTRUCTIONS = {  # PTX: the matrix units of Volta to Ada, of Hopper, of Blackwell; copies; plain arithmetic
@@ -109,7 +110,8 @@ def _compile(job: Job) -> Report:
         "DIM": job.head_dim,
         "WIDTH": width,
         "TMA": blocks.tma,
-        "SPLITS": 64,
+        "COLUMNS": min(32, width),
+        "SPLITS": MERGED,
     }
     queries = {"q", "o", "do", "dq"}
     signature, attributes = {}, {}
@@ -150,7 +152,7 @@ def _compile(job: Job) -> Report:
     made = triton.compile(
         source,
         target=GPUTarget("cuda", job.capability, 32),
-        options={"num_warps": blocks.warps, "num_stages": blocks.stages},
+        options=_options(blocks),
     )
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"

@@ -11,6 +11,7 @@ from torch import Tensor
 from mlbook.attention import kernels
 
 LOG2_E = math.log2(math.e)
+MERGED = 64  # states that one step of decode_merge takes
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -35,13 +36,20 @@ def flash_attention(
         ValueError: shapes, head_dim, scale or device that do not fit, named.
         TypeError: a dtype that is none of the three, or that this device does not have.
         RuntimeError: there is no Triton for this platform; or a second derivative is
-            asked for.
+            asked for; or gradients that this card has no room for (a T4, float32,
+            head_dim above 128).
     Sources: Dao et al. 2022, algorithms 1 and 4; Dao 2023, algorithms 1 and 2 (the
     order of the loops).
     """
     _check(q, k, v)
     scale = _checked_scale(scale, q.shape[-1])
     _check_runnable(q)
+    wants_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    if wants_gradient and not _fits_backward(capability(q.device), q.shape[3], q.dtype):
+        raise RuntimeError(
+            f"gradients in float32 with head_dim {q.shape[3]} need more shared memory than "
+            f"{torch.cuda.get_device_name(q.device)} has: use float16"
+        )
     if q.dtype == torch.bfloat16 and q.device.type == "cpu":
         # The interpreter has no bfloat16 arithmetic (it multiplies bit patterns);
         # float32 holds every bfloat16 exactly.
@@ -58,16 +66,16 @@ def flash_decode(
     scale: float | None = None,
 ) -> Tensor:
     """Attention of one new query a sequence to its cache, the cache cut into `splits`
-    stretches that run side by side.
+    stretches that run side by side. It is for inference, and carries no gradient.
 
     Args:
         q: (batch, heads, head_dim).
         k_cache, v_cache: (batch, kv_heads, capacity, head_dim); what lies past a
             sequence's length is not looked at.
         lengths: (batch,), integers from 0 to capacity: how much of each cache is
-            filled. (On a GPU the values are not checked, which would wait for it; they
-            are on a CPU.)
-        splits: enough to occupy the device unless given.
+            filled. On a CPU the values are checked. On a GPU, where that would wait for
+            it, what is above the capacity counts as the capacity.
+        splits: enough to occupy the device unless given; at most one a block of keys.
         scale: positive; 1/√head_dim unless given.
     Returns:
         (batch, heads, head_dim) in the dtype of q; zeros where the length is 0.
@@ -84,7 +92,8 @@ def flash_decode(
     scale = _checked_scale(scale, q.shape[-1])
     batch, heads, head_dim = q.shape
     kv_heads, capacity = k_cache.shape[1:3]
-    if lengths.shape != (batch,) or lengths.is_floating_point():
+    integers = torch.int16, torch.int32, torch.int64
+    if lengths.shape != (batch,) or lengths.dtype not in integers:
         raise ValueError(
             f"lengths must be {batch} integers, got {lengths.dtype} of shape {tuple(lengths.shape)}"
         )
@@ -104,31 +113,39 @@ def flash_decode(
         q, k_cache, v_cache = q.float(), k_cache.float(), v_cache.float()
 
     group = heads // kv_heads
-    rows, width = max(16, _power_of_two(group)), _power_of_two(head_dim)
-    _, n, warps, stages, tma = block_sizes(
-        "decode_split", capability(q.device), head_dim, q.dtype
+    blocks = block_sizes("decode_split", capability(q.device), head_dim, q.dtype)
+    tile = max(size for size in range(1, min(32, blocks.m) + 1) if group % size == 0)
+    tiles, rows, width = (
+        group // tile,
+        max(16, _power_of_two(tile)),
+        _power_of_two(head_dim),
     )
+    n, tma = blocks.n, blocks.tma
     if splits is None:
-        splits = decode_splits(_processors(q.device), batch, kv_heads, capacity, n)
+        splits = decode_splits(
+            _processors(q.device), batch, kv_heads * tiles, capacity, n
+        )
+    splits = max(1, min(splits, -(-capacity // n)))
     out = torch.empty(batch, heads, head_dim, dtype=q.dtype, device=q.device)
     if batch * heads == 0 or capacity == 0:
         return out.zero_().to(dtype)
-    states = batch, kv_heads, splits, rows
+    states = batch, kv_heads * tiles, splits, rows
     m_out = torch.empty(states, dtype=torch.float32, device=q.device)
     l_out = torch.empty_like(m_out)
     o_out = torch.empty(*states, width, dtype=torch.float32, device=q.device)
-    grouped = _readable(q.reshape(batch, kv_heads, group, head_dim))
+    grouped = _readable(q.reshape(batch, kv_heads * tiles, tile, head_dim))
     caches = _readable(k_cache), _readable(v_cache)
+    columns = min(32, width)
     with _on(q.device):
-        kernels.decode_split[(batch * kv_heads * splits,)](
+        kernels.decode_split[(batch * kv_heads * tiles * splits,)](
             *_views(tma, (grouped, rows), (caches[0], n), (caches[1], n)),
             lengths.contiguous(), m_out, l_out, o_out,
-            splits, kv_heads, capacity, group, scale * LOG2_E,
-            rows, n, head_dim, width, tma, num_warps=warps, num_stages=stages,
+            splits, kv_heads * tiles, tiles, capacity, tile, scale * LOG2_E,
+            rows, n, head_dim, width, tma, **_options(blocks),
         )  # fmt: skip
-        kernels.decode_merge[(batch * heads,)](
-            m_out, l_out, o_out, out, splits, group,
-            rows, head_dim, width, _power_of_two(splits),
+        kernels.decode_merge[(batch * heads, width // columns)](
+            m_out, l_out, o_out, out, splits, tile,
+            rows, head_dim, width, columns, MERGED,
         )  # fmt: skip
     return out.to(dtype)
 
@@ -136,9 +153,9 @@ def flash_decode(
 def decode_splits(
     processors: int, batch: int, kv_heads: int, capacity: int, block: int = 64
 ) -> int:
-    """Stretches of the cache for two programs a processor, at most one a block of keys,
-    and at most 256."""
-    wanted = -(-2 * processors // max(1, batch * kv_heads))
+    """Stretches of the cache for two programs a processor and no more, since those that
+    come second would run alone; at most one a block of keys, and at most 256."""
+    wanted = 2 * processors // max(1, batch * kv_heads)
     return max(1, min(wanted, -(-capacity // block), 256))
 
 
@@ -150,16 +167,15 @@ class _Flash(torch.autograd.Function):
         q, k, v = _readable(q), _readable(k), _readable(v)
         out = _writable(q.shape, like=q)
         lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
-        m, n, warps, stages, tma = block_sizes(
-            "forward", capability(q.device), head_dim, q.dtype
-        )
+        blocks = block_sizes("forward", capability(q.device), head_dim, q.dtype)
+        m, n, tma = blocks.m, blocks.n, blocks.tma
         if out.numel() and n_k:
             with _on(q.device):
                 kernels.forward[(-(-n_q // m) * batch * heads,)](
                     *_views(tma, (q, m), (k, n), (v, n), (out, m)), lse,
                     n_q, n_k, heads, group, scale * LOG2_E,
                     causal, m, n, head_dim, _power_of_two(head_dim), tma,
-                    num_warps=warps, num_stages=stages,
+                    **_options(blocks),
                 )  # fmt: skip
         else:
             out.zero_()
@@ -184,39 +200,56 @@ class _Flash(torch.autograd.Function):
         do, delta = _readable(do), torch.empty_like(lse)
         cc, width = capability(q.device), _power_of_two(head_dim)
         numbers = n_q, n_k, heads, heads // kv_heads, ctx.scale, ctx.scale * LOG2_E
+        wants_q, *wants_kv = ctx.needs_input_grad[:3]
         with _on(q.device):
-            m, _, warps, _, tma = block_sizes("row_dots", cc, head_dim, q.dtype)
+            blocks = block_sizes("row_dots", cc, head_dim, q.dtype)
+            m, tma = blocks.m, blocks.tma
             kernels.row_dots[(-(-n_q // m) * batch * heads,)](
                 *_views(tma, (out, m), (do, m)), delta,
-                n_q, heads, m, head_dim, width, tma, num_warps=warps,
+                n_q, heads, m, head_dim, width, tma, **_options(blocks),
             )  # fmt: skip
-            m, n, warps, stages, tma = block_sizes(
-                "backward_dk_dv", cc, head_dim, q.dtype
-            )
-            kernels.backward_dk_dv[(-(-n_k // n) * batch * kv_heads,)](
-                *_views(tma, (q, m), (k, n), (v, n), (do, m), (dk, n), (dv, n)),
-                lse, delta, *numbers, ctx.causal, m, n, head_dim, width,
-                tma, num_warps=warps, num_stages=stages,
-            )  # fmt: skip
-            m, n, warps, stages, tma = block_sizes("backward_dq", cc, head_dim, q.dtype)
-            kernels.backward_dq[(-(-n_q // m) * batch * heads,)](
-                *_views(tma, (q, m), (k, n), (v, n), (do, m), (dq, m)),
-                lse, delta, *numbers, ctx.causal, m, n, head_dim, width,
-                tma, num_warps=warps, num_stages=stages,
-            )  # fmt: skip
-        return dq, dk, dv, None, None
+            blocks = block_sizes("backward_dk_dv", cc, head_dim, q.dtype)
+            m, n, tma = blocks.m, blocks.n, blocks.tma
+            if any(wants_kv):
+                kernels.backward_dk_dv[(-(-n_k // n) * batch * kv_heads,)](
+                    *_views(tma, (q, m), (k, n), (v, n), (do, m), (dk, n), (dv, n)),
+                    lse, delta, *numbers, ctx.causal, m, n, head_dim, width,
+                    tma, **_options(blocks),
+                )  # fmt: skip
+            blocks = block_sizes("backward_dq", cc, head_dim, q.dtype)
+            m, n, tma = blocks.m, blocks.n, blocks.tma
+            if wants_q:
+                kernels.backward_dq[(-(-n_q // m) * batch * heads,)](
+                    *_views(tma, (q, m), (k, n), (v, n), (do, m), (dq, m)),
+                    lse, delta, *numbers, ctx.causal, m, n, head_dim, width,
+                    tma, **_options(blocks),
+                )  # fmt: skip
+        wanted = zip((dq, dk, dv), ctx.needs_input_grad, strict=False)
+        return *(x if asked else None for x, asked in wanted), None, None
 
 
 class Blocks(NamedTuple):
     """How a kernel is launched: rows of queries and of keys in a block, warps of a
-    program, stages of its software pipeline, and whether blocks are copied by the
-    card's copy engine (Hopper and later)."""
+    program, stages of its software pipeline, whether blocks are copied by the card's
+    copy engine (Hopper and later), and the most registers that a thread may take."""
 
     m: int
     n: int
     warps: int
     stages: int
     tma: bool
+    registers: int | None = None
+
+
+def _options(blocks: Blocks) -> dict:
+    """For the compiler. Fusing a product and a sum is what the kernels are written for,
+    and what not every version of Triton does unasked."""
+    return {
+        "num_warps": blocks.warps,
+        "num_stages": blocks.stages,
+        "maxnreg": blocks.registers,
+        "enable_fp_fusion": True,
+    }
 
 
 # By kernel and architecture, for head dimensions up to 64, 128 and 256: rows of
@@ -228,18 +261,21 @@ TABLE = {
         86: [(128, 64, 8, 3), (128, 32, 8, 3), (64, 32, 8, 2)],
         90: [(128, 128, 8, 3), (128, 128, 8, 3), (128, 64, 8, 2)],
         100: [(128, 128, 8, 3), (128, 128, 8, 2), (128, 64, 8, 2)],
+        120: [(128, 64, 8, 3), (128, 32, 8, 3), (32, 64, 8, 1)],
     },
     "backward_dk_dv": {
         75: [(32, 32, 8, 1), (16, 16, 8, 1), (16, 16, 8, 1)],
-        80: [(64, 64, 8, 2), (32, 64, 8, 2), (32, 32, 8, 1)],
-        90: [(64, 128, 8, 2), (32, 128, 8, 2), (64, 64, 8, 1)],
+        80: [(32, 128, 8, 2), (32, 64, 8, 2), (32, 32, 8, 1)],
+        90: [(64, 128, 8, 2), (32, 128, 8, 2), (32, 64, 8, 2)],
         100: [(64, 64, 8, 2), (64, 64, 8, 1), (64, 64, 8, 1)],
+        120: [(64, 32, 8, 2), (32, 32, 8, 2), (32, 16, 8, 2)],
     },
     "backward_dq": {
         75: [(32, 32, 8, 1), (16, 16, 8, 1), (16, 16, 8, 1)],
         80: [(128, 64, 8, 2), (128, 32, 8, 2), (64, 32, 8, 1)],
-        90: [(128, 128, 8, 2), (128, 64, 8, 3), (128, 32, 8, 1)],
+        90: [(128, 128, 8, 2), (128, 64, 8, 3), (64, 64, 8, 2)],
         100: [(128, 128, 8, 2), (128, 64, 8, 2), (64, 64, 8, 1)],
+        120: [(128, 64, 8, 2), (32, 64, 8, 2), (16, 64, 8, 2)],
     },
 }
 # float32 goes through the ordinary arithmetic units, on every card, and takes twice the
@@ -266,14 +302,25 @@ def block_sizes(
     tma = capability >= (9, 0)
     if kernel == "row_dots":
         return Blocks(64, 64, 4, 1, tma)
-    if kernel.startswith("decode"):  # the rows of queries follow from the group
-        small = capability < (8, 0) or dtype == torch.float32
-        n = 32 if small or head_dim > 128 else 64
-        return Blocks(16, n, 4, 2 if small else 3, tma)
+    if kernel.startswith("decode"):  # m: the most queries of a group in one block
+        if dtype == torch.float32:
+            return Blocks(16, 16 if head_dim > 128 else 32, 8, 1, tma)
+        if capability < (8, 0):
+            return Blocks(16, 32, 8, 1, tma)
+        return Blocks(32, 32 if head_dim > 128 else 64, 4, 3, tma)
     number = 10 * capability[0] + capability[1]
     architecture = max(known for known in TABLE[kernel] if known <= max(75, number))
     rows = FLOAT32[kernel] if dtype == torch.float32 else TABLE[kernel][architecture]
     return Blocks(*rows[0 if head_dim <= 64 else 1 if head_dim <= 128 else 2], tma)
+
+
+def _fits_backward(
+    capability: tuple[int, int] | None, head_dim: int, dtype: torch.dtype
+) -> bool:
+    """Turing's 64 kB do not hold the least blocks of four float32 tensors of 256
+    columns."""
+    turing = capability is not None and capability < (8, 0)
+    return not (turing and dtype == torch.float32 and head_dim > 128)
 
 
 def capability(device: torch.device) -> tuple[int, int] | None:
@@ -358,30 +405,38 @@ def _readable(x: Tensor) -> Tensor:
 
 def _writable(shape: torch.Size, like: Tensor) -> Tensor:
     """An empty tensor whose rows start at multiples of 16 bytes."""
+    _, heads, n, d = shape
     unit = 16 // like.element_size()
-    width = -(-shape[3] // unit) * unit
-    return torch.empty(*shape[:3], width, dtype=like.dtype, device=like.device)[
-        ..., : shape[3]
-    ]
+    row = -(-d // unit) * unit
+    strides = heads * n * row, n * row, row, 1
+    return torch.empty_strided(shape, strides, dtype=like.dtype, device=like.device)
 
 
 def _views(tma: bool, *blocks: tuple[Tensor, int]) -> list:
     """A kernel's first arguments: tensors, or descriptors of their blocks of so many
     rows; then the tensors' strides."""
     if not tma:
-        return [x for x, _ in blocks] + [x.stride()[:3] for x, _ in blocks]
+        return [x for x, _ in blocks] + [_strides(x) for x, _ in blocks]
     from triton.tools.tensor_descriptor import TensorDescriptor
 
-    views = []
-    for x, rows in blocks:
-        unit = 16 // x.element_size()
-        strides = [  # a dimension of size 1 is never stepped over: any allowed stride will do
-            stride if size > 1 else unit
-            for size, stride in zip(x.shape[:3], x.stride()[:3], strict=True)
-        ]
-        block = [1, 1, rows, _power_of_two(x.shape[3])]
-        views.append(TensorDescriptor(x, list(x.shape), [*strides, 1], block))
+    views = [
+        TensorDescriptor(
+            x, list(x.shape), [*_strides(x), 1], [1, 1, rows, _power_of_two(x.shape[3])]
+        )
+        for x, rows in blocks
+    ]
     return views + [(0, 0, 0)] * len(blocks)
+
+
+def _strides(x: Tensor) -> tuple[int, int, int]:
+    """Of the first three dimensions. One of size 1 is never stepped over, so that its
+    stride may be anything; a descriptor wants multiples of 16 bytes all the same."""
+    unit = 16 // x.element_size()
+    strides, beyond = [], -(-x.shape[3] // unit) * unit
+    for size, stride in zip(x.shape[2::-1], x.stride()[2::-1], strict=True):
+        strides.append(stride if size > 1 else beyond)
+        beyond = max(beyond, strides[-1] * size)
+    return tuple(strides[::-1])
 
 
 def _power_of_two(n: int) -> int:

@@ -319,25 +319,29 @@ def backward_dq(q, k, v, do, dq, q_strides, k_strides, v_strides, do_strides,
 
 @triton.jit
 def decode_split(q, k, v, q_strides, k_strides, v_strides, lengths, m_out, l_out, o_out,
-                 splits, kv_heads, capacity, group, scale_log2, M: tl.constexpr,
+                 splits, heads, tiles, capacity, rows, scale_log2, M: tl.constexpr,
                  N: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr,
                  TMA: tl.constexpr):
-    """One program: the state after one stretch of the cache, for all queries of one
-    key/value head.
+    """One program: the state after one stretch of the cache, for `rows` queries that
+    share a head of keys and values.
 
-    q is (batch, kv_heads, group, DIM), group ≤ M. The states go to m_out and l_out
-    (batch, kv_heads, splits, M) and o_out (batch, kv_heads, splits, M, WIDTH), float32.
+    q is (batch, heads, rows, DIM), rows ≤ M; `tiles` neighbours of its heads share one.
+    The states go to m_out and l_out (batch, heads, splits, M) and o_out (batch, heads,
+    splits, M, WIDTH), float32.
     """
     split = tl.program_id(0) % splits
     vector = tl.program_id(0) // splits
-    batch, head = vector // kv_heads, vector % kv_heads
-    length = tl.load(lengths + batch).to(tl.int32)
+    batch, head = vector // heads, vector % heads
+    kv_head = head // tiles
+    # What a length beyond the cache would mean is for the caller to say; not to read it
+    # is for us.
+    length = tl.minimum(tl.load(lengths + batch).to(tl.int32), capacity)
     stretch = tl.cdiv(tl.cdiv(length, splits), N) * N
     first = split * stretch
     last = tl.minimum(first + stretch, length)
-    q = _head(q, q_strides, batch, head, group, M, DIM, WIDTH, TMA)
-    k = _head(k, k_strides, batch, head, capacity, N, DIM, WIDTH, TMA)
-    v = _head(v, v_strides, batch, head, capacity, N, DIM, WIDTH, TMA)
+    q = _head(q, q_strides, batch, head, rows, M, DIM, WIDTH, TMA)
+    k = _head(k, k_strides, batch, kv_head, capacity, N, DIM, WIDTH, TMA)
+    v = _head(v, v_strides, batch, kv_head, capacity, N, DIM, WIDTH, TMA)
 
     q_block = _load(q, batch, head, 0, M, WIDTH, TMA)
     m = tl.full([M], float("-inf"), tl.float32)
@@ -345,8 +349,8 @@ def decode_split(q, k, v, q_strides, k_strides, v_strides, lengths, m_out, l_out
     acc = tl.zeros([M, WIDTH], tl.float32)
     for start in tl.range(first, last, N):
         filled = start + tl.arange(0, N) < length
-        k_block = _load(k, batch, head, start, N, WIDTH, TMA)
-        v_block = _load(v, batch, head, start, N, WIDTH, TMA)
+        k_block = _load(k, batch, kv_head, start, N, WIDTH, TMA)
+        v_block = _load(v, batch, kv_head, start, N, WIDTH, TMA)
         s = tl.dot(q_block, k_block.T, input_precision="ieee") * scale_log2
         s = tl.where(filled[None, :], s, float("-inf"))
         # Past its length the cache may hold anything, and 0 · NaN is NaN.
@@ -359,28 +363,40 @@ def decode_split(q, k, v, q_strides, k_strides, v_strides, lengths, m_out, l_out
                      input_precision="ieee")
         m = m_new
 
-    at = tl.program_id(0).to(tl.int64) * M + tl.arange(0, M)
-    tl.store(m_out + at, m)
-    tl.store(l_out + at, l)
-    tl.store(o_out + at[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :], acc)
+    row = tl.arange(0, M)
+    used = row < rows
+    at = tl.program_id(0).to(tl.int64) * M + row
+    tl.store(m_out + at, m, mask=used)
+    tl.store(l_out + at, l, mask=used)
+    tl.store(o_out + at[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :], acc,
+             mask=used[:, None])
 
 
 @triton.jit
-def decode_merge(m_in, l_in, o_in, out, splits, group, M: tl.constexpr,
-                 DIM: tl.constexpr, WIDTH: tl.constexpr, SPLITS: tl.constexpr):
-    """One program: merge the states of all splits of one query head into `out` (batch,
-    heads, DIM)."""
-    vector, member = tl.program_id(0) // group, tl.program_id(0) % group
-    split = tl.arange(0, SPLITS)
-    columns = tl.arange(0, WIDTH)
-    at = (vector.to(tl.int64) * splits + split) * M + member
-    m = tl.load(m_in + at, mask=split < splits, other=float("-inf"))
-    l = tl.load(l_in + at, mask=split < splits, other=0.0)
-    o = tl.load(o_in + at[:, None] * WIDTH + columns[None, :],
-                mask=(split < splits)[:, None], other=0.0)
-    largest = tl.max(m, 0)
-    weight = tl.exp2(m - tl.where(largest == float("-inf"), 0.0, largest))
-    total = tl.sum(weight * l, 0)
-    merged = tl.sum(weight[:, None] * o, 0) / tl.where(total == 0, 1.0, total)
-    tl.store(out + tl.program_id(0).to(tl.int64) * DIM + columns,
+def decode_merge(m_in, l_in, o_in, out, splits, rows, M: tl.constexpr,
+                 DIM: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr,
+                 SPLITS: tl.constexpr):
+    """One program: merge the states of all splits, SPLITS at a time, in some columns of
+    one query head's row of `out` (batch · heads, DIM)."""
+    row = tl.program_id(0)
+    vector, member = row // rows, row % rows
+    columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    m = tl.full([1], float("-inf"), tl.float32)
+    l = tl.zeros([1], tl.float32)
+    acc = tl.zeros([COLUMNS], tl.float32)
+    for start in tl.range(0, splits, SPLITS):
+        split = start + tl.arange(0, SPLITS)
+        at = (vector.to(tl.int64) * splits + split) * M + member
+        m_split = tl.load(m_in + at, mask=split < splits, other=float("-inf"))
+        l_split = tl.load(l_in + at, mask=split < splits, other=0.0)
+        o_split = tl.load(o_in + at[:, None] * WIDTH + columns[None, :],
+                          mask=(split < splits)[:, None], other=0.0)
+        m_new = tl.maximum(m, tl.max(m_split, 0))
+        base = tl.where(m_new == float("-inf"), 0.0, m_new)
+        old, weight = tl.exp2(m - base), tl.exp2(m_split - base)
+        l = l * old + tl.sum(weight * l_split, 0)
+        acc = acc * old + tl.sum(weight[:, None] * o_split, 0)
+        m = m_new
+    merged = acc / tl.where(l == 0, 1.0, l)
+    tl.store(out + row.to(tl.int64) * DIM + columns,
              merged.to(out.dtype.element_ty), mask=columns < DIM)
