@@ -55,6 +55,13 @@ STYLE = {
 # A browser's own controls would lie over the lower part of a film; these stand beneath it.
 _PARTS = "const p=this.closest('.mlbook-player'),v=p.querySelector('video'),b=p.querySelector('button'),r=p.querySelector('input');"
 _TOGGLE = f'onclick="{_PARTS}v.paused?v.play():v.pause()"'
+# A server that cannot send parts of a file (Python's own) lets nobody seek in one: then the
+# film is fetched whole.
+_SEEK = (
+    "v.pause();const t=this.value,go=()=>{v.currentTime=t*v.duration};"
+    "if(v.seekable.length&&v.seekable.end(0)>0)go();"
+    "else fetch(v.currentSrc).then(a=>a.blob()).then(a=>{v.onloadedmetadata=go;v.src=window.URL.createObjectURL(a)})"
+)
 PLAYER = (
     f"{_TOGGLE} onplay=\"{_PARTS}b.textContent='❚❚';b.ariaLabel='Pause'\" "
     f"onpause=\"{_PARTS}b.textContent='▶';b.ariaLabel='Play'\" "
@@ -64,7 +71,7 @@ CONTROLS = (
     '<div class="mlbook-controls" style="display:flex;gap:.6em;align-items:center;max-width:800px">'
     f'<button type="button" aria-label="Play" style="min-width:3em" {_TOGGLE}>▶</button>'
     '<input type="range" min="0" max="1" step="any" value="0" aria-label="Position in the film" style="flex:1" '
-    f'oninput="{_PARTS}v.pause();v.currentTime=this.value*v.duration"></div>'
+    f'oninput="{_PARTS}{_SEEK}"></div>'
 )
 
 

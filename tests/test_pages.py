@@ -178,7 +178,7 @@ def test_every_film_plays_and_can_be_moved(browser, site, path):
             position.fill("0.5")  # scrubbing moves the film
             near_half = films.nth(i).evaluate(
                 """async p => { const v = p.querySelector('video');
-                   await new Promise(r => setTimeout(r, 300));
+                   await new Promise(r => setTimeout(r, 700));
                    return v.videoWidth > 0 && Math.abs(v.currentTime / v.duration - .5) < .1 }"""
             )
             assert near_half, f"film {i} does not follow its slider"
@@ -187,7 +187,7 @@ def test_every_film_plays_and_can_be_moved(browser, site, path):
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
 def test_sliders_move_without_a_kernel(browser, site, path):
     with Opened(browser, site, f"notebooks/{path.stem}.html") as page:
-        sliders = page.tab.locator("figure input[type=range]")
+        sliders = page.tab.locator("figure:has(.mlbook-frame) input[type=range]")
         for i in range(sliders.count()):
             slider = sliders.nth(i)
             slider.focus()
