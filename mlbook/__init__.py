@@ -27,10 +27,10 @@ __version__ = "0.1.0"
 
 SCALES = ("smoke", "cpu", "gpu")
 
-if not torch.cuda.is_available():
-    os.environ.setdefault(
-        "TRITON_INTERPRET", "1"
-    )  # must be set before triton is first imported
+# Triton interprets where the chapters compute on a CPU. It must be told before it is first
+# imported.
+if os.environ.get("MLBOOK_SCALE") in ("smoke", "cpu") or not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def scale_name() -> str:

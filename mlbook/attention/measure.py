@@ -1,5 +1,6 @@
 """Measuring attention: floating-point operations, seconds, bytes."""
 
+import importlib.util
 import time
 import weakref
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mlbook import device
 from mlbook.source import recorded_on
 
 
@@ -56,9 +58,10 @@ SDPA = {
 
 
 def seconds(f: Callable[[], object], repeats: int = 5) -> float:
-    """The median time of `f()`, after a first call that is not counted; on a GPU, of
-    its work there."""
-    if torch.cuda.is_available():
+    """The median time of `f()`, after a first call that is not counted; at scale "gpu", of
+    its work on the GPU."""
+    on_gpu = device().type == "cuda"
+    if on_gpu and importlib.util.find_spec("triton"):
         from triton.testing import do_bench
 
         return do_bench(f, return_mode="median") / 1e3
@@ -66,6 +69,8 @@ def seconds(f: Callable[[], object], repeats: int = 5) -> float:
     for _ in range(repeats + 1):
         start = time.perf_counter()
         f()
+        if on_gpu:
+            torch.cuda.synchronize()
         spans.append(time.perf_counter() - start)
     return float(np.median(spans[1:]))
 
@@ -123,11 +128,11 @@ def _rate(timed: dict | int | str | None, unit: str) -> str:
 def peak_bytes(f: Callable[[], object]) -> int:
     """The most memory that tensors made during `f()` hold at one time.
 
-    On a GPU the allocator's own account; on a CPU the storages of all operators'
+    At scale "gpu" the allocator's own account; else the storages of all operators'
     results, as they come and go (what an operator allocates for itself alone is not
     seen).
     """
-    if torch.cuda.is_available():
+    if device().type == "cuda":
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
