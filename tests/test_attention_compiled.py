@@ -36,19 +36,18 @@ def compiled(request, tmp_path_factory):
         return capability, list(zip(jobs, compile_kernels(jobs), strict=True))
 
 
-# Triton's TMA path keeps whole rows of 256 float32 numbers in registers: some 70 of them
-# are spilled, which is 280 bytes of a thread's stack.
-WIDE_FLOAT32 = {(c, 256, "float32"): 300 for c in (90, 100, 120)}
-
-
-def test_what_is_served_to_users_first_spills_nothing(compiled):
-    """The forward kernel, and decoding."""
-    capability, pairs = compiled
+def test_the_forward_kernel_spills_nothing(compiled):
+    _, pairs = compiled
     for job, report in pairs:
-        if job.kernel in ("forward", "decode_split", "decode_merge"):
-            known = (capability, job.head_dim, job.dtype), 0
-            allowed = WIDE_FLOAT32.get(*known) if job.kernel == "forward" else 0
-            assert report.spilled <= allowed, (job, report.spilled)
+        if job.kernel == "forward":
+            assert report.spilled == 0, job
+
+
+def test_decoding_spills_two_registers_at_the_most(compiled):
+    _, pairs = compiled
+    for job, report in pairs:
+        if job.kernel in ("decode_split", "decode_merge"):
+            assert report.spilled <= 8, job  # bytes, of a thread
 
 
 def test_shared_memory_suffices(compiled):

@@ -299,7 +299,8 @@ def block_sizes(
     """
     if capability is None:  # few and large steps: one takes as long at any size
         return Blocks(128, 128, 4, 1, True)
-    tma = capability >= (9, 0)
+    # Blocks of float32 that the copy engine brings are spilled from registers.
+    tma = capability >= (9, 0) and dtype != torch.float32
     if kernel == "row_dots":
         return Blocks(64, 64, 4, 1, tma)
     if kernel.startswith("decode"):  # m: the most queries of a group in one block

@@ -1,11 +1,9 @@
 """FlashAttention's kernels in Triton: one source for the interpreter and for every GPU.
 
 Scores are kept in base 2 (`scale_log2` = scale · log₂ e), since a GPU has an
-instruction for 2ˣ. Blocks are read and written through tensor descriptors, which bound
-them: what lies outside is read as zero and never written. With TMA (Hopper and later)
-the caller makes the descriptor, of all four dimensions, for the card's copy engine;
-without, the kernel makes one of the rows of a head, and the compiler turns it into
-masked pointers.
+instruction for 2ˣ. What lies outside of a tensor is read as zero and never written.
+With TMA (Hopper and later) the card's copy engine sees to that: the caller makes it
+descriptors of all four dimensions. Without, pointers and masks do.
 """
 
 try:
@@ -62,12 +60,13 @@ def barest(q, k, v, o, n, scale_log2, M: tl.constexpr, N: tl.constexpr,
 def _head(x, strides, batch, head, n,
           ROWS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr,
           TMA: tl.constexpr):
-    """The (n, DIM) rows of one head, to be read and written ROWS at a time."""
+    """The (n, DIM) rows of one head, to be read and written ROWS at a time: a
+    descriptor, or pointer, n, stride and DIM."""
     if TMA:
         return x
     else:
         base = x + batch.to(tl.int64) * strides[0] + head.to(tl.int64) * strides[1]
-        return tl.make_tensor_descriptor(base, [n, DIM], [strides[2], 1], [ROWS, WIDTH])
+        return base, n, strides[2], DIM
 
 
 @triton.jit
@@ -77,17 +76,24 @@ def _load(rows, batch, head, start,
     if TMA:
         return rows.load([batch, head, start, 0]).reshape(ROWS, WIDTH)
     else:
-        return rows.load([start, 0])
+        row = start + tl.arange(0, ROWS)
+        column = tl.arange(0, WIDTH)
+        at = rows[0] + row.to(tl.int64)[:, None] * rows[2] + column[None, :]
+        inside = (row < rows[1])[:, None] & (column < rows[3])[None, :]
+        return tl.load(at, mask=inside, other=0.0)
 
 
 @triton.jit
 def _store(rows, batch, head, start, x,
            ROWS: tl.constexpr, WIDTH: tl.constexpr, TMA: tl.constexpr):
-    x = x.to(rows.dtype)
     if TMA:
-        rows.store([batch, head, start, 0], x.reshape(1, 1, ROWS, WIDTH))
+        rows.store([batch, head, start, 0], x.to(rows.dtype).reshape(1, 1, ROWS, WIDTH))
     else:
-        rows.store([start, 0], x)
+        row = start + tl.arange(0, ROWS)
+        column = tl.arange(0, WIDTH)
+        at = rows[0] + row.to(tl.int64)[:, None] * rows[2] + column[None, :]
+        inside = (row < rows[1])[:, None] & (column < rows[3])[None, :]
+        tl.store(at, x.to(rows[0].dtype.element_ty), mask=inside)
 
 
 @triton.jit
