@@ -30,7 +30,6 @@ class Sizes(NamedTuple):
     post: int = 1 << 20
     layers: int = 4
     tokens: int = 120
-    rounds: int = 10
 
 
 def waves(x, rounds=10):
@@ -60,16 +59,12 @@ def launches(device: torch.device) -> Iterator[dict]:
     }
     for name, f in operations.items():
         yield {"operation": name, "seconds": compiling.timed(f, x)._asdict()}
-    empty = compiling.capture(torch.relu, x).replay
-    yield {
-        "operation": "a graph of one relu",
-        "seconds": compiling.timed(empty)._asdict(),
-    }
-    thirty = compiling.capture(chain, x).replay
-    yield {
-        "operation": "a graph of thirty",
-        "seconds": compiling.timed(thirty)._asdict(),
-    }
+    for name, f in {
+        "a graph of one relu": torch.relu,
+        "a graph of thirty": chain,
+    }.items():
+        replay = compiling.capture(f, x).replay
+        yield {"operation": name, "seconds": compiling.timed(replay)._asdict()}
 
 
 def curves(sizes: Sizes, device: torch.device) -> Iterator[dict]:

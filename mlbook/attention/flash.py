@@ -193,14 +193,15 @@ class _Flash(torch.autograd.Function):
         q, k, v, out, lse = ctx.saved_tensors
         batch, heads, n_q, head_dim = q.shape
         kv_heads, n_k = k.shape[1:3]
-        dq = _writable(q.shape, like=q)
-        dk, dv = _writable(k.shape, like=k), _writable(v.shape, like=v)
+        wants_q, *wants_kv = ctx.needs_input_grad[:3]
+        dq = _writable(q.shape, like=q) if wants_q else None
+        dk, dv = (_writable(k.shape, like=k) if any(wants_kv) else None for _ in "kv")
         if not (out.numel() and n_k):
-            return dq.zero_(), dk.zero_(), dv.zero_(), None, None
+            zeros = (x if x is None else x.zero_() for x in (dq, dk, dv))
+            return *zeros, None, None
         do, delta = _readable(do), torch.empty_like(lse)
         cc, width = capability(q.device), _power_of_two(head_dim)
         numbers = n_q, n_k, heads, heads // kv_heads, ctx.scale, ctx.scale * LOG2_E
-        wants_q, *wants_kv = ctx.needs_input_grad[:3]
         with _on(q.device):
             blocks = block_sizes("row_dots", cc, head_dim, q.dtype)
             m, tma = blocks.m, blocks.tma
@@ -208,24 +209,23 @@ class _Flash(torch.autograd.Function):
                 *_views(tma, (out, m), (do, m)), delta,
                 n_q, heads, m, head_dim, width, tma, **_options(blocks),
             )  # fmt: skip
-            blocks = block_sizes("backward_dk_dv", cc, head_dim, q.dtype)
-            m, n, tma = blocks.m, blocks.n, blocks.tma
             if any(wants_kv):
+                blocks = block_sizes("backward_dk_dv", cc, head_dim, q.dtype)
+                m, n, tma = blocks.m, blocks.n, blocks.tma
                 kernels.backward_dk_dv[(-(-n_k // n) * batch * kv_heads,)](
                     *_views(tma, (q, m), (k, n), (v, n), (do, m), (dk, n), (dv, n)),
                     lse, delta, *numbers, ctx.causal, m, n, head_dim, width,
                     tma, **_options(blocks),
                 )  # fmt: skip
-            blocks = block_sizes("backward_dq", cc, head_dim, q.dtype)
-            m, n, tma = blocks.m, blocks.n, blocks.tma
             if wants_q:
+                blocks = block_sizes("backward_dq", cc, head_dim, q.dtype)
+                m, n, tma = blocks.m, blocks.n, blocks.tma
                 kernels.backward_dq[(-(-n_q // m) * batch * heads,)](
                     *_views(tma, (q, m), (k, n), (v, n), (do, m), (dq, m)),
                     lse, delta, *numbers, ctx.causal, m, n, head_dim, width,
                     tma, **_options(blocks),
                 )  # fmt: skip
-        wanted = zip((dq, dk, dv), ctx.needs_input_grad, strict=False)
-        return *(x if asked else None for x, asked in wanted), None, None
+        return dq, dk, dv, None, None
 
 
 class Blocks(NamedTuple):

@@ -70,16 +70,22 @@ def _head(x, strides, batch, head, n,
 
 
 @triton.jit
+def _places(rows, start, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """Pointers to rows start … start + ROWS, and which of them are in the tensor."""
+    row = start + tl.arange(0, ROWS)
+    column = tl.arange(0, WIDTH)
+    at = rows[0] + row.to(tl.int64)[:, None] * rows[2] + column[None, :]
+    return at, (row < rows[1])[:, None] & (column < rows[3])[None, :]
+
+
+@triton.jit
 def _load(rows, batch, head, start,
           ROWS: tl.constexpr, WIDTH: tl.constexpr, TMA: tl.constexpr):
     """Rows start … start + ROWS of a head; zeros past its end and beyond head_dim."""
     if TMA:
         return rows.load([batch, head, start, 0]).reshape(ROWS, WIDTH)
     else:
-        row = start + tl.arange(0, ROWS)
-        column = tl.arange(0, WIDTH)
-        at = rows[0] + row.to(tl.int64)[:, None] * rows[2] + column[None, :]
-        inside = (row < rows[1])[:, None] & (column < rows[3])[None, :]
+        at, inside = _places(rows, start, ROWS, WIDTH)
         return tl.load(at, mask=inside, other=0.0)
 
 
@@ -89,10 +95,7 @@ def _store(rows, batch, head, start, x,
     if TMA:
         rows.store([batch, head, start, 0], x.to(rows.dtype).reshape(1, 1, ROWS, WIDTH))
     else:
-        row = start + tl.arange(0, ROWS)
-        column = tl.arange(0, WIDTH)
-        at = rows[0] + row.to(tl.int64)[:, None] * rows[2] + column[None, :]
-        inside = (row < rows[1])[:, None] & (column < rows[3])[None, :]
+        at, inside = _places(rows, start, ROWS, WIDTH)
         tl.store(at, x.to(rows[0].dtype.element_ty), mask=inside)
 
 
