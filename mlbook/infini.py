@@ -1,0 +1,94 @@
+"""Infini-attention: causal attention within segments, and a memory of fixed size for all that came before them."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mlbook import rope
+
+
+@dataclass
+class Memory:
+    """What is left of the past: `matrix` (…, d_key, d_value), the sum of σ(k) vᵀ, and `norm` (…, d_key), the sum of σ(k)."""
+
+    matrix: Tensor
+    norm: Tensor
+
+    @classmethod
+    def empty(cls, like_k: Tensor, like_v: Tensor) -> "Memory":
+        shape = like_k.shape[:-2]
+        return cls(
+            like_v.new_zeros(*shape, like_k.shape[-1], like_v.shape[-1]),
+            like_k.new_zeros(*shape, like_k.shape[-1]),
+        )
+
+    def read(self, q: Tensor) -> Tensor:
+        """σ(q) M / σ(q) z for queries (…, n, d_key): (…, n, d_value); zero while nothing has been written.
+
+        Source: Munkhdalai et al. 2024, equation 7.
+        """
+        weights = sigma(q)
+        total = weights @ self.norm[..., None]
+        return weights @ self.matrix / total.clamp(min=1e-6)
+
+    def write(self, k: Tensor, v: Tensor, delta: bool = False) -> "Memory":
+        """The memory after a segment's keys (…, n, d_key) and values (…, n, d_value); `self` stays as it is.
+
+        Args:
+            delta: write what the memory does not already say at these keys (equation 9), instead of all (equation 8).
+        """
+        if delta:
+            v = v - self.read(k)
+        keys = sigma(k)
+        return Memory(
+            self.matrix + keys.transpose(-1, -2) @ v, self.norm + keys.sum(dim=-2)
+        )
+
+
+def sigma(x: Tensor) -> Tensor:
+    """ELU(x) + 1, positive, so that weights in a memory cannot cancel."""
+    return F.elu(x) + 1
+
+
+class InfiniAttention(nn.Module):
+    """For `lm.Transformer(attention=…)`. Positions turn queries and keys within a segment and start anew in each; the
+    memory sees them unturned. A gate for each head mixes the two.
+
+    Args:
+        dim, heads: width, and into how many heads it is split.
+        segment: tokens that are attended to exactly.
+        delta: how the memory is written.
+    """
+
+    def __init__(self, dim: int, heads: int, segment: int, delta: bool = False):
+        super().__init__()
+        self.heads, self.segment, self.delta = heads, segment, delta
+        self.q, self.k, self.v, self.out = (
+            nn.Linear(dim, dim, bias=False) for _ in range(4)
+        )
+        self.gate = nn.Parameter(torch.zeros(heads, 1, 1))
+
+    def forward(self, x, rotation, mask, cache):
+        q, k, v = (  # (batch, heads, length, dim / heads)
+            project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for project in (self.q, self.k, self.v)
+        )
+        memory = Memory.empty(k, v)
+        cos, sin = (t[: self.segment] for t in rotation)
+        outputs = []
+        gate = self.gate.sigmoid()
+        for q_s, k_s, v_s in zip(
+            *(t.split(self.segment, dim=2) for t in (q, k, v)), strict=True
+        ):
+            n = q_s.shape[2]
+            local = F.scaled_dot_product_attention(
+                rope.rotate(q_s, cos[:n], sin[:n]),
+                rope.rotate(k_s, cos[:n], sin[:n]),
+                v_s,
+                is_causal=True,
+            )
+            outputs.append(torch.lerp(local, memory.read(q_s), gate))
+            memory = memory.write(k_s, v_s, self.delta)
+        return self.out(torch.cat(outputs, dim=2).transpose(1, 2).flatten(-2))
