@@ -252,13 +252,13 @@ def apply_rope(
 
     Args:
         x: (…, length, dim), queries or keys.
-        positions: (length,), or any shape that broadcasts to x.shape[:-1]; not negative.
+        positions: (length,), or any shape that broadcasts with x.shape[:-1]; not negative.
         freqs: (dim/2,), from `inv_freq`.
         factor: multiplies the result; from `attention_factor`.
         interleaved: pairs are (0, 1), (2, 3), … as in RoFormer and Meta's Llama; otherwise (0, dim/2), (1, dim/2 + 1), …
             as in `transformers`.
     Returns:
-        a new tensor like `x`.
+        a new tensor like `x`; one vector and many positions give many vectors.
     Raises:
         ValueError: `x` does not end in twice as many numbers as there are frequencies; a position is negative.
     """
@@ -273,7 +273,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) ->
         raise ValueError(
             f"x ends in {x.shape[-1]} numbers, and {cos.shape[-1]} frequencies rotate {2 * cos.shape[-1]}"
         )
-    return _Rotate.apply(x, cos, sin, interleaved)
+    shape = torch.broadcast_shapes(x.shape[:-1], cos.shape[:-1])
+    return _Rotate.apply(x.expand(*shape, -1), cos, sin, interleaved)
 
 
 class _Rotate(torch.autograd.Function):
