@@ -60,10 +60,14 @@ class InfiniAttention(nn.Module):
         dim, heads: width, and into how many heads it is split.
         segment: tokens that are attended to exactly.
         delta: how the memory is written.
+    Raises:
+        ValueError: `segment` is not positive; in use, the model does not rotate or has a cache.
     """
 
     def __init__(self, dim: int, heads: int, segment: int, delta: bool = False):
         super().__init__()
+        if segment < 1:
+            raise ValueError(f"segment must be at least one token, got {segment}")
         self.heads, self.segment, self.delta = heads, segment, delta
         self.q, self.k, self.v, self.out = (
             nn.Linear(dim, dim, bias=False) for _ in range(4)
@@ -71,6 +75,10 @@ class InfiniAttention(nn.Module):
         self.gate = nn.Parameter(torch.zeros(heads, 1, 1))
 
     def forward(self, x, rotation, mask, cache):
+        if rotation is None or cache is not None:
+            raise ValueError(
+                'InfiniAttention is for models with position "rope", on whole texts without a cache'
+            )
         q, k, v = (  # (batch, heads, length, dim / heads)
             project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for project in (self.q, self.k, self.v)

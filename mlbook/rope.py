@@ -55,7 +55,7 @@ def _check(dim: int, base: float) -> None:
 
 
 def _check_positive(scaling) -> None:
-    """A scaling's fields are positive numbers, and its factor stretches."""
+    """A scaling's fields are positive numbers, its factor stretches, and its ramp has two ends."""
     for name, value in vars(scaling).items():
         if not value > 0 and not isinstance(value, bool):
             raise ValueError(
@@ -65,6 +65,16 @@ def _check_positive(scaling) -> None:
         raise ValueError(
             f"{type(scaling).__name__}: factor must be at least 1, got {scaling.factor}"
         )
+    match scaling:
+        case (
+            YaRN(beta_fast=high, beta_slow=low)
+            | Llama3(high_freq_factor=high, low_freq_factor=low)
+        ):
+            if high <= low:
+                raise ValueError(
+                    f"{type(scaling).__name__}: pairs that turn more often are kept, and must turn more often "
+                    f"than those that are slowed; got {high} and {low} turns"
+                )
 
 
 @dataclass(frozen=True)

@@ -66,10 +66,10 @@ def side_by_side(function: Callable, arguments: Iterable) -> list:
     workers = 1 if scale_name() == "gpu" else torch.get_num_threads()
     if workers == 1:
         return [function(a) for a in arguments]
-    # The number of threads is kept thread by thread.
-    with ThreadPoolExecutor(
-        workers, initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
-        results = list(pool.map(function, arguments))
-    torch.set_num_threads(workers)
-    return results
+    try:
+        with ThreadPoolExecutor(
+            workers, initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
+            return list(pool.map(function, arguments))
+    finally:
+        torch.set_num_threads(workers)
