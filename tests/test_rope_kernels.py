@@ -1,5 +1,9 @@
 """The fused rotation against the plain one, in Triton's interpreter or on a GPU."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -82,3 +86,59 @@ def test_one_gradient_alone_and_empty_inputs():
 def test_errors_name_the_value(change, error, message):
     with pytest.raises(error, match=message):
         rope_kernels.fused_rope(*change(*inputs()))
+
+
+COMPILE = """
+import itertools, re, subprocess, tempfile
+from pathlib import Path
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from mlbook import rope_kernels
+
+kernel = rope_kernels.rope
+for dim, interleaved, short in itertools.product((64, 128, 96), (False, True), ("fp16", "fp32")):
+    width = 1 << (dim - 1).bit_length()
+    constants = dict(BACK=False, DIM=dim, ROWS=rope_kernels.ELEMENTS // width, WIDTH=width, INTERLEAVED=interleaved)
+    signature, attributes = {}, {}
+    for i, name in enumerate(kernel.arg_names):
+        if name in constants:
+            signature[name] = "constexpr"
+        elif name.endswith("_strides"):
+            signature[name] = ("i32",) * 3
+            attributes |= {(i, j): [["tt.divisibility", 16]] for j in range(3)}
+        elif name in ("q", "k", "q_out", "k_out", "cos", "sin"):
+            signature[name] = "*fp32" if name in ("cos", "sin") else f"*{short}"
+            attributes[(i,)] = [["tt.divisibility", 16]]
+        else:
+            signature[name] = "i32"
+    source = ASTSource(fn=kernel, signature=signature, attrs=attributes,
+                       constexprs={(kernel.arg_names.index(n),): v for n, v in constants.items()})
+    made = triton.compile(source, target=GPUTarget("cuda", CAPABILITY, 32), options={"num_warps": 4})
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernel.cubin"
+        cubin.write_bytes(made.asm["cubin"])
+        tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+        said = subprocess.run([tool, "--dump-resource-usage", cubin], capture_output=True, text=True, check=True).stdout
+    registers, stack = map(int, re.search(r"REG:(\\d+) STACK:(\\d+)", said).groups())
+    wide = re.findall(r"ld\\.global\\S*\\.v[248]\\.", made.asm["ptx"])
+    print(dim, interleaved, short, registers, stack, len(wide))
+"""
+
+
+@pytest.mark.parametrize("capability", [75, 80, 90, 100])
+def test_compiles_for_gpus_that_are_not_here(capability, tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-c", COMPILE.replace("CAPABILITY", str(capability))],
+        env=os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    rows = [line.split() for line in run.stdout.splitlines() if "fp" in line]
+    assert len(rows) == 12
+    for row in rows:
+        *_, registers, stack, wide = row
+        assert int(stack) == 0, row  # nothing spilled
+        assert int(registers) <= 128, row  # at least four programs of 128 threads
+        assert int(wide) > 0, row  # several numbers in one load
