@@ -31,7 +31,7 @@ class Memory:
         """
         weights = sigma(q)
         total = weights @ self.norm[..., None]
-        return weights @ self.matrix / total.clamp(min=1e-6)
+        return weights @ self.matrix / total.where(total > 0, 1)
 
     def write(self, k: Tensor, v: Tensor, delta: bool = False) -> "Memory":
         """The memory after a segment's keys (…, n, d_key) and values (…, n, d_value); `self` stays as it is.
@@ -48,8 +48,11 @@ class Memory:
 
 
 def sigma(x: Tensor) -> Tensor:
-    """ELU(x) + 1, positive, so that weights in a memory cannot cancel."""
-    return F.elu(x) + 1
+    """ELU(x) + 1, positive, so that weights in a memory cannot cancel: x + 1 above zero, e^x below.
+
+    Written as ELU plus one it would be 0 in float32 for x below −17.
+    """
+    return torch.where(x > 0, x + 1, x.clamp(max=0).exp())
 
 
 class InfiniAttention(nn.Module):

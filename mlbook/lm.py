@@ -52,7 +52,7 @@ class Transformer(nn.Module):
             raise ValueError(
                 f"position is {position!r}; it must be one of {', '.join(POSITIONS)}"
             )
-        if dim % heads:
+        if heads < 1 or dim % heads:
             raise ValueError(f"{heads} heads do not divide dim = {dim}")
         if position == "learned" and not max_length:
             raise ValueError(
@@ -72,10 +72,17 @@ class Transformer(nn.Module):
                 nn.init.normal_(weight, std=dim**-0.5)
             if name.endswith(("out.weight", "down.weight")):  # sums over 2·layers
                 nn.init.normal_(weight, std=(2 * layers * dim) ** -0.5)
-        self.set_rope(base, scaling)
+        if position == "rope":
+            self.set_rope(base, scaling)
 
     def set_rope(self, base: float, scaling: rope.Scaling | None = None) -> None:
-        """Rotate from now on with this base and scaling; weights stay as they are."""
+        """Rotate from now on with this base and scaling; weights stay as they are.
+
+        Raises:
+            ValueError: the model's positions are not rotations.
+        """
+        if self.position != "rope":
+            raise ValueError(f"this model's position is {self.position!r}, not 'rope'")
         self.base, self.scaling = base, scaling
         self.freqs = rope.inv_freq(self.head_dim, base, scaling)
         self.factor = rope.attention_factor(scaling)
@@ -137,10 +144,14 @@ class Transformer(nn.Module):
         Returns:
             (batch, length + n).
         Raises:
-            ValueError: `temperature` is negative.
+            ValueError: `temperature` is negative, or there are no tokens.
         """
-        if temperature < 0:
+        if not temperature >= 0:
             raise ValueError(f"temperature must not be negative, got {temperature}")
+        if not tokens.numel():
+            raise ValueError(
+                f"there is nothing to continue in tokens of shape {tuple(tokens.shape)}"
+            )
         cache, new = Cache(), tokens
         for _ in range(n):
             logits = self(new, cache)[:, -1]
@@ -217,6 +228,8 @@ class RMSNorm(nn.Module):
 
 def to_llama(model: Transformer):
     """The same model as `transformers.LlamaForCausalLM`, weights copied.
+
+    With `DynamicNTK` the two agree on texts of its `length`, no other: `transformers` takes the length of each text.
 
     Raises:
         ValueError: the model's positions are not rotations, or its attention is not `Attention`.

@@ -21,10 +21,10 @@ def inv_freq(
 
     Args:
         dim: numbers in a head, even.
-        base: β in θ_i = β^(−2i/dim).
+        base: β in θ_i = β^(−2i/dim), more than 1.
         scaling: one of `Linear`, `NTK`, `DynamicNTK`, `YaRN`, `Llama3`.
     Raises:
-        ValueError: `dim` is odd or not positive, `base` is not positive.
+        ValueError: `dim` is odd or not positive, `base` is not a number above 1.
     Source: Su et al. 2021 (RoFormer), section 3.2.2.
     """
     _check(dim, base)
@@ -50,16 +50,16 @@ def _check(dim: int, base: float) -> None:
         raise ValueError(
             f"rotations need pairs: dim must be even and positive, got {dim}"
         )
-    if not (base > 0 and math.isfinite(base)):
-        raise ValueError(f"base must be positive and finite, got {base}")
+    if not (base > 1 and math.isfinite(base)):
+        raise ValueError(f"base must be more than 1 and finite, got {base}")
 
 
 def _check_positive(scaling) -> None:
     """A scaling's fields are positive numbers, its factor stretches, and its ramp has two ends."""
     for name, value in vars(scaling).items():
-        if not value > 0 and not isinstance(value, bool):
+        if not isinstance(value, bool) and not 0 < value < math.inf:
             raise ValueError(
-                f"{type(scaling).__name__}: {name} must be positive, got {value}"
+                f"{type(scaling).__name__}: {name} must be positive and finite, got {value}"
             )
     if scaling.factor < 1:
         raise ValueError(
@@ -98,11 +98,16 @@ class NTK:
     __post_init__ = _check_positive
 
     def frequencies(self, dim: int, base: float) -> Tensor:
+        return inv_freq(dim, self.larger_base(dim, base))
+
+    def larger_base(self, dim: int, base: float) -> float:
+        """base · factor^(dim/(dim − 2)). Raises ValueError unless dim is at least 4."""
+        _check(dim, base)
         if dim < 4:
             raise ValueError(
                 f"NTK scaling needs a fastest and a slowest pair: dim ≥ 4, got {dim}"
             )
-        return inv_freq(dim, base * self.factor ** (dim / (dim - 2)))
+        return base * self.factor ** (dim / (dim - 2))
 
 
 @dataclass(frozen=True)
@@ -152,6 +157,11 @@ class YaRN:
         if self.truncate:
             first, last = math.floor(first), math.ceil(last)
         first, last = max(first, 0), min(last, dim - 1)
+        if last < first:
+            raise ValueError(
+                f"YaRN: over {self.original_length} positions at base {base} no pair of {dim} numbers lies between "
+                f"{self.beta_fast} and {self.beta_slow} turns"
+            )
         index = torch.arange(dim // 2, dtype=torch.float64)
         slowed = ((index - first) / max(last - first, 0.001)).clamp(0, 1)
         return inv_freq(dim, base) * (1 - slowed + slowed / self.factor)
@@ -190,13 +200,13 @@ Scaling = Linear | NTK | DynamicNTK | YaRN | Llama3
 def rope_parameters(dim: int, base: float, scaling: Scaling | None = None) -> dict:
     """What a config of `transformers` 5 calls `rope_parameters`, for the same frequencies.
 
-    `DynamicNTK`'s `length` is left out: `transformers` takes the length of what it is given.
+    `DynamicNTK`'s `length` is left out: `transformers` takes the length of what it is given. Raises as `inv_freq`.
     """
     match scaling:
         case None:
             return {"rope_type": "default", "rope_theta": base}
-        case NTK(factor):  # has no name there
-            larger = base * factor ** (dim / (dim - 2))
+        case NTK():  # has no name there
+            larger = scaling.larger_base(dim, base)
             return {"rope_type": "default", "rope_theta": larger}
         case Linear(factor):
             own = {"rope_type": "linear", "factor": factor}
@@ -242,7 +252,7 @@ def rotation(
     Raises:
         ValueError: a position is negative.
     """
-    if positions.numel() and positions.min() < 0:
+    if positions.numel() and not positions.min() >= 0:  # NaN too
         raise ValueError(
             f"positions must not be negative, got {positions.min().item()}"
         )
@@ -363,9 +373,11 @@ def base_for_length(
     the period `length`: (length/2π)^(dim/critical_dimension).
 
     Raises:
-        ValueError: no pair turned once in training.
+        ValueError: no pair turned once in training, or `length` is not positive.
     Source: Liu et al. 2023, theorem 4, solved for the base.
     """
+    if not length > 0:
+        raise ValueError(f"length must be positive, got {length}")
     critical = critical_dimension(dim, base, train_length)
     if critical == 0:
         raise ValueError(

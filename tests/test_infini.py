@@ -1,6 +1,7 @@
 """Infini-attention: the memory is attention with a product as its weight, and nothing looks ahead."""
 
 import functools
+import math
 
 import pytest
 import torch
@@ -88,3 +89,48 @@ def test_infini_attention_needs_rotations_and_no_cache():
     net = lm.Transformer(50, 32, 1, 4, attention=layer)
     with pytest.raises(ValueError, match="cache"):
         net(torch.zeros(1, 4, dtype=torch.long), lm.Cache())
+
+
+def test_a_memory_of_one_key_answers_every_query():
+    _, k, v = keys_and_values(1)
+    memory = infini.Memory.empty(k, v).write(k - 3, v)
+    for q in (k - 3, k, k + 3):  # σ(q) · σ(k) from 0.001 up
+        torch.testing.assert_close(memory.read(q), v, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("delta", [False, True])
+@torch.no_grad()
+def test_a_layer_by_hand(delta):
+    torch.manual_seed(0)
+    layer = infini.InfiniAttention(16, 2, segment=4, delta=delta).double()
+    layer.gate.copy_(torch.tensor([-1.0, 0.5])[:, None, None])
+    x, freqs = torch.randn(1, 11, 16, dtype=torch.float64), rope.inv_freq(8)
+    rotation = rope.rotation(torch.arange(11), freqs, dtype=torch.float64)
+    heads = []
+    for h, gate in enumerate((-1.0, 0.5)):
+        q, k, v = (
+            project(x)[0, :, 8 * h : 8 * h + 8]
+            for project in (layer.q, layer.k, layer.v)
+        )
+        matrix, norm, rows = torch.zeros(8, 8).double(), torch.zeros(8).double(), []
+        for start in range(0, 11, 4):
+            inside = range(start, min(start + 4, 11))
+            for i in inside:
+                seen, at = slice(start, i + 1), torch.arange(i + 1 - start)
+                turned_q = rope.apply_rope(q[i : i + 1], at[-1:], freqs)[0]
+                scores = rope.apply_rope(k[seen], at, freqs) @ turned_q / 8**0.5
+                local = scores.softmax(0) @ v[seen]
+                s = torch.where(q[i] > 0, q[i] + 1, q[i].exp())
+                past = s @ matrix / (s @ norm) if start else torch.zeros(8).double()
+                share = 1 / (1 + math.exp(-gate))
+                rows.append((1 - share) * local + share * past)
+            old, old_norm = matrix, norm
+            for i in inside:
+                s = torch.where(k[i] > 0, k[i] + 1, k[i].exp())
+                known = s @ old / (s @ old_norm) if delta and start else 0
+                matrix, norm = matrix + s[:, None] * (v[i] - known), norm + s
+        heads.append(torch.stack(rows))
+    expected = layer.out(torch.cat(heads, dim=-1))[None]
+    torch.testing.assert_close(
+        layer(x, rotation, None, None), expected, rtol=0, atol=1e-12
+    )

@@ -148,3 +148,38 @@ def test_parameter_count():
     dim, hidden = 32, 16 * 6  # 8/3 of 32 is 85.3, to a multiple of 16
     block = 4 * dim**2 + 3 * dim * hidden + 2 * dim
     assert sum(p.numel() for p in model().parameters()) == 50 * dim + 2 * block + dim
+
+
+@torch.no_grad()
+def test_tokens_are_drawn_at_the_temperature():
+    net, x = model(), tokens(5, batch=40)
+    p = (net(x)[:, -1] / 0.3).softmax(-1)
+    expected = torch.multinomial(p, 1, generator=torch.Generator().manual_seed(2))
+    drawn = net.generate(x, 1, 0.3, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(drawn[:, -1:], expected)
+
+
+@pytest.mark.parametrize("position", ["sinusoidal", "learned", "none"])
+@torch.no_grad()
+def test_what_is_added_to_the_embeddings(position):
+    net, x = model(position, layers=0), tokens()
+    e = net.embedding.weight
+    inputs = {
+        "sinusoidal": lambda: e[x] * 32**0.5 + rope.sinusoidal(20, 32),
+        "learned": lambda: e[x] + net.table.weight[:20],
+        "none": lambda: e[x],
+    }[position]()
+    normed = inputs / (inputs.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    torch.testing.assert_close(net(x), normed @ e.T)
+
+
+def test_initial_spread():
+    net = model(layers=8)
+    for block in net.blocks:
+        for weight, variance in (
+            (block.attention.q.weight, 1 / 32),
+            (block.attention.out.weight, 1 / (2 * 8 * 32)),
+            (block.down.weight, 1 / (2 * 8 * 32)),
+        ):
+            # the mean of n ≥ 1024 squares is off by √(2/n) < 5 % of it, six of those
+            assert weight.square().mean().item() == pytest.approx(variance, rel=0.3)

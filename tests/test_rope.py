@@ -62,7 +62,7 @@ def test_base_for_length_gives_the_critical_pair_that_period():
     [
         (lambda: rope.inv_freq(7), "got 7"),
         (lambda: rope.inv_freq(0), "got 0"),
-        (lambda: rope.inv_freq(8, 0.0), "got 0.0"),
+        (lambda: rope.inv_freq(8, 1.0), "got 1.0"),
         (lambda: rope.inv_freq(8, -3.0), "got -3.0"),
         (lambda: rope.inv_freq(8, math.nan), "got nan"),
         (lambda: rope.inv_freq(8, math.inf), "got inf"),
@@ -250,3 +250,88 @@ def test_scalings_equal_transformers(dim, base, scaling):
     ours = rope.inv_freq(dim, base, scaling)
     assert (freqs.double() / ours - 1).abs().max().item() < tolerance
     assert rope.attention_factor(scaling) == pytest.approx(factor, rel=1e-12)
+
+
+def test_factor_multiplies_both_halves():
+    x, at, freqs = torch.randn(5, 8).double(), torch.arange(5), rope.inv_freq(8)
+    plain, larger = (rope.apply_rope(x, at, freqs, factor=f) for f in (1.0, 1.5))
+    # |x| < 8, and three roundings in each
+    torch.testing.assert_close(larger, 1.5 * plain, rtol=0, atol=1e-14)
+
+
+def test_rotation_is_the_block_matrix():
+    x, freqs, m = torch.randn(8, dtype=torch.float64), rope.inv_freq(8), 137
+    matrix = torch.block_diag(
+        *(
+            torch.tensor(
+                [
+                    [math.cos(m * f), -math.sin(m * f)],
+                    [math.sin(m * f), math.cos(m * f)],
+                ],
+                dtype=torch.float64,
+            )
+            for f in freqs.tolist()
+        )
+    )
+    out = rope.apply_rope(x[None], torch.tensor([m]), freqs, interleaved=True)
+    torch.testing.assert_close(out[0], matrix @ x, rtol=0, atol=1e-14)
+
+
+def test_rotation_is_that_of_transformers():
+    optional.hide_broken("torchvision")
+    pytest.importorskip("transformers")
+    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+    q, k = torch.randn(2, 2, 3, 10, 16, dtype=torch.float64)
+    at, freqs = torch.arange(10), rope.inv_freq(16)
+    tables = (t.repeat(1, 1, 2) for t in rope.rotation(at[None], freqs, 1.0, q.dtype))
+    for x, theirs in zip((q, k), apply_rotary_pos_emb(q, k, *tables), strict=True):
+        torch.testing.assert_close(
+            rope.apply_rope(x, at, freqs), theirs, rtol=0, atol=1e-14
+        )
+
+
+DRAWS = {
+    "Linear": lambda u, n: rope.Linear(u(1, 64)),
+    "DynamicNTK": lambda u, n: rope.DynamicNTK(u(1, 8), n(16, 9999), n(16, 99_999)),
+    "YaRN": lambda u, n: rope.YaRN(
+        u(1, 64), int(10 ** u(2.5, 5)), u(16, 300), u(0.5, 4), u(0, 1) < 0.5
+    ),
+    "Llama3": lambda u, n: rope.Llama3(u(1, 64), n(16, 99_999), u(0.5, 2), u(3, 8)),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_random_scalings_equal_transformers(name):
+    optional.hide_broken("torchvision")
+    pytest.importorskip("transformers")
+    from transformers import LlamaConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    draw = random.Random(0)
+    for _ in range(100):
+        dim, base = 2 * draw.randint(2, 96), 10 ** draw.uniform(3, 6)
+        scaling = DRAWS[name](draw.uniform, draw.randint)
+        config = LlamaConfig(
+            hidden_size=dim,
+            num_attention_heads=1,
+            max_position_embeddings=getattr(scaling, "original_length", 2048),
+            rope_parameters=rope.rope_parameters(dim, base, scaling),
+        )
+        make = ROPE_INIT_FUNCTIONS[config.rope_parameters["rope_type"]]
+        theirs, factor = make(config, seq_len=getattr(scaling, "length", None))
+        ours = rope.inv_freq(dim, base, scaling)
+        # Theirs is float32. A power magnifies a rounding of its exponent by ln(1/θ), and
+        # six more operations follow; a rounding of the blend s of 1 and 1/factor is
+        # magnified by (1 − 1/factor) / (s + (1 − s)/factor) < factor.
+        roundings = 6 - ours.min().log().item() + math.log(scaling.factor)
+        if name == "YaRN":
+            # s = (i − first) / (last − first), of numbers below dim, and last − first
+            # is above dim / 20: fast/slow is at least 4, length/(2π slow) at least 12
+            roundings += 22 * scaling.factor
+        if name == "Llama3":  # s = (turns − low) / (high − low)
+            high, low = scaling.high_freq_factor, scaling.low_freq_factor
+            roundings *= 1 + scaling.factor * high / (high - low)
+        error = (theirs.double() / ours - 1).abs().max().item()
+        assert error < roundings * EPS32, (dim, base, scaling)
+        assert rope.attention_factor(scaling) == pytest.approx(factor, rel=1e-12)
