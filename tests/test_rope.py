@@ -70,7 +70,7 @@ def test_base_for_length_gives_the_critical_pair_that_period():
         (lambda: rope.critical_dimension(8, 10.0, -1), "got -1"),
         (lambda: rope.Linear(0.5), "got 0.5"),
         (lambda: rope.NTK(-2.0), "got -2.0"),
-        (lambda: rope.YaRN(4.0, 0), "original_length must be positive, got 0"),
+        (lambda: rope.YaRN(4.0, 0), "original_length must be positive and finite, got 0"),
         (lambda: rope.YaRN(4.0, 64, beta_fast=1.0, beta_slow=2.0), "got 1.0 and 2.0"),
         (lambda: rope.Llama3(8.0, 64, 4.0, 1.0), "got 1.0 and 4.0"),
         (lambda: rope.inv_freq(2, scaling=rope.NTK(2.0)), "got 2"),
