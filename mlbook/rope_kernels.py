@@ -9,11 +9,12 @@ writes. `rope.rotate` reads and writes each number twice, and `transformers` mor
 import torch
 from torch import Tensor
 
-from mlbook.attention.flash import DTYPES, _on, _power_of_two, capability
+from mlbook.attention.flash import DTYPES, _on, _power_of_two
 from mlbook.attention.kernels import tl, triton
 
 HEADS = 4  # of queries that one program rotates: they share what it read of the tables
 ELEMENTS = 2048  # of a head that it holds at a time: 16 a thread
+OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
 
 # fmt: off
 
@@ -31,7 +32,8 @@ def _turn(x, out, x_strides, out_strides, batch, row, inside, cos, sin, heads, s
     x += batch * x_strides[0] + row * x_strides[2] + column[None, :]
     out += batch * out_strides[0] + row * out_strides[2] + column[None, :]
     for head in tl.range(share, heads, shares):
-        source, target = x + head * x_strides[1], out + head * out_strides[1]
+        source = x + tl.cast(head, tl.int64) * x_strides[1]
+        target = out + tl.cast(head, tl.int64) * out_strides[1]
         if INTERLEAVED:
             pairs = tl.load(source, inside).to(tl.float32)
             a, b = tl.split(pairs.reshape(ROWS, WIDTH // 2, 2))
@@ -90,7 +92,7 @@ def fused_rope(
         strides; computed in float32.
     Raises:
         ValueError: shapes or a device that do not fit, named.
-        TypeError: a dtype that is not among these, or that this device does not have.
+        TypeError: a dtype that is not among these.
         RuntimeError: there is no Triton for this platform.
     Source: Su et al. 2021 (RoFormer), section 3.4.2, equation 34; one launch for
     queries, keys and both directions as in Hsu et al. 2024 (Liger Kernel), section 3.2.
@@ -111,7 +113,7 @@ class _Rope(torch.autograd.Function):
         ctx.save_for_backward(cos, sin)
         ctx.interleaved, ctx.back = interleaved, back
         q, k = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k))
-        q_out, k_out = torch.empty_like(q), torch.empty_like(k)
+        q_out, k_out = _empty(like=q), _empty(like=k)
         batch, q_heads, length, dim = q.shape
         k_heads = k.shape[1]
         rows, width, shares = launch_sizes(dim, max(q_heads, k_heads), q.device)
@@ -124,7 +126,7 @@ class _Rope(torch.autograd.Function):
                     cos, sin, length if cos.ndim == 3 else 0,
                     length, q_heads, k_heads, shares,
                     back, dim, rows, width, interleaved,
-                    num_warps=4, enable_fp_fusion=True,
+                    **OPTIONS,
                 )  # fmt: skip
         return q_out, k_out
 
@@ -145,6 +147,13 @@ def launch_sizes(dim: int, heads: int, device: torch.device) -> tuple[int, int, 
     if device.type == "cpu":  # few and large steps: one takes as long at any size
         return 128, width, min(1, heads)
     return max(1, ELEMENTS // width), width, -(-heads // HEADS)
+
+
+def _empty(like: Tensor) -> Tensor:
+    """In the layout of `like`, unless that overlaps itself such that dim would not be the
+    innermost dimension of the copy."""
+    out = torch.empty_like(like)
+    return out if out.stride(3) == 1 else like.new_empty(like.shape)
 
 
 def _check(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> None:
@@ -180,7 +189,7 @@ def _check(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> None:
 
 
 def _check_runnable(x: Tensor) -> None:
-    """Raise unless the kernel can run on the device and in the dtype of `x`."""
+    """Raise unless the kernel can run on the device of `x`."""
     if not hasattr(triton, "JITFunction"):
         raise RuntimeError(
             "Triton is not installed (it has no build for macOS and Windows), and this kernel is written in it: "
@@ -195,8 +204,4 @@ def _check_runnable(x: Tensor) -> None:
                 if interpreted
                 else "compiles for CUDA; to interpret on a CPU, set TRITON_INTERPRET=1 before Python starts"
             )
-        )
-    if x.dtype == torch.bfloat16 and not interpreted and capability(x.device) < (8, 0):
-        raise TypeError(
-            f"{torch.cuda.get_device_name(x.device)} has no bfloat16 arithmetic: use float16"
         )
