@@ -2,8 +2,8 @@
 written once, and each block of the tables of cosines and sines serves the heads of both.
 
 A rotation computes next to nothing, so that it takes the time of what it reads and
-writes. `rope.rotate` reads and writes each number twice, and `transformers` more often
-(benchmarks/rope.py).
+writes. `rope.rotate` reads three times as much and writes twice as much, and `transformers`
+more than that (benchmarks/rope.py).
 """
 
 import torch

@@ -36,7 +36,7 @@ def test_every_way_is_checked_and_written(benchmark, tmp_path):
     written = json.loads((tmp_path / "rope-cpu.json").read_text())
     assert written == record and "broken" not in record
     ways = {row["way"] for row in record["rotations"]}
-    assert ways == {"copy", "transformers", "rope.rotate"}
+    assert ways == {"copy", "transformers", "rope.rotate", "apply_rope"}
     rows = record["rotations"] + record["training"]
     assert all(row["passed"] for row in rows)
     assert {row["way"] for row in record["training"]} == {"mlbook.lm", "transformers"}
@@ -47,4 +47,4 @@ def test_a_wrong_rotation_is_noticed(benchmark, monkeypatch):
     monkeypatch.setattr(benchmark, "apply_rotary_pos_emb", lambda q, k, *_: (q, k))
     sizes = benchmark.Sizes(shape=(1, 2, 32, 16), repeats=1)
     rows = list(benchmark.rotations(sizes, torch.device("cpu")))
-    assert [row["passed"] for row in rows] == [True, False, True]
+    assert [row["passed"] for row in rows] == [True, False, True, True]
