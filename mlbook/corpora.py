@@ -56,8 +56,9 @@ def enwik8(folder: str | Path, length: int = 20_000_000) -> tuple[Tensor, Tensor
     digest = hashlib.md5(text).hexdigest()
     if digest != ENWIK8_MD5:
         raise ValueError(f"enwik8 has the digest {ENWIK8_MD5}, this has {digest}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(archive)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(archive)
     tokens = torch.frombuffer(bytearray(text[:length]), dtype=torch.uint8).long()
     return tokens[: length * 9 // 10], tokens[length * 9 // 10 :]
 

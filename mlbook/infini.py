@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlbook import rope
+from mlbook import lm, rope
 
 
 @dataclass
@@ -55,7 +55,7 @@ def sigma(x: Tensor) -> Tensor:
     return torch.where(x > 0, x + 1, x.clamp(max=0).exp())
 
 
-class InfiniAttention(nn.Module):
+class InfiniAttention(lm.Attention):
     """For `lm.Transformer(attention=…)`. Positions turn queries and keys within a segment and start anew in each; the
     memory sees them unturned. A gate for each head mixes the two.
 
@@ -68,13 +68,10 @@ class InfiniAttention(nn.Module):
     """
 
     def __init__(self, dim: int, heads: int, segment: int, delta: bool = False):
-        super().__init__()
+        super().__init__(dim, heads)
         if segment < 1:
             raise ValueError(f"segment must be at least one token, got {segment}")
-        self.heads, self.segment, self.delta = heads, segment, delta
-        self.q, self.k, self.v, self.out = (
-            nn.Linear(dim, dim, bias=False) for _ in range(4)
-        )
+        self.segment, self.delta = segment, delta
         self.gate = nn.Parameter(torch.zeros(heads, 1, 1))
 
     def forward(self, x, rotation, mask, cache):
@@ -82,10 +79,7 @@ class InfiniAttention(nn.Module):
             raise ValueError(
                 'InfiniAttention is for models with position "rope", on whole texts without a cache'
             )
-        q, k, v = (  # (batch, heads, length, dim / heads)
-            project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for project in (self.q, self.k, self.v)
-        )
+        q, k, v = self.project(x)
         memory = Memory.empty(k, v)
         cos, sin = (t[: self.segment] for t in rotation)
         outputs = []
@@ -102,4 +96,4 @@ class InfiniAttention(nn.Module):
             )
             outputs.append(torch.lerp(local, memory.read(q_s), gate))
             memory = memory.write(k_s, v_s, self.delta)
-        return self.out(torch.cat(outputs, dim=2).transpose(1, 2).flatten(-2))
+        return self.join(torch.cat(outputs, dim=2))

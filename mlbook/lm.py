@@ -1,7 +1,6 @@
 """A small decoder-only transformer, Llama's with a choice of position encodings, over bytes or any tokens given."""
 
 import math
-import re
 from collections.abc import Callable
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from mlbook import rope
 from mlbook.optional import hide_broken
 
+EPS = 1e-6  # of the norms
 POSITIONS = ("rope", "alibi", "sinusoidal", "learned", "none")
 
 
@@ -66,7 +66,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(
             Block(dim, hidden, attention(dim, heads)) for _ in range(layers)
         )
-        self.norm = RMSNorm(dim)
+        self.norm = nn.RMSNorm(dim, eps=EPS)
         for name, weight in self.named_parameters():
             if weight.ndim == 2:
                 nn.init.normal_(weight, std=dim**-0.5)
@@ -113,9 +113,7 @@ class Transformer(nn.Module):
             x = x + self.table(positions)
         if self.position == "alibi":
             mask = rope.alibi_bias(self.heads, end)[:, start:].to(x)
-        elif (
-            start
-        ):  # queries are the last rows; otherwise the mask is the plain causal one
+        elif start:  # the queries are the last rows; without a mask, all of them
             mask = positions[:, None] >= torch.arange(end, device=tokens.device)
         for i, block in enumerate(self.blocks):
             x = block(x, rotation, mask, cache.layer(i) if cache else None)
@@ -177,8 +175,8 @@ class Cache:
 class Block(nn.Module):
     def __init__(self, dim: int, hidden: int, attention: nn.Module):
         super().__init__()
-        self.before_attention, self.attention = RMSNorm(dim), attention
-        self.before_mlp = RMSNorm(dim)
+        self.before_attention, self.attention = nn.RMSNorm(dim, eps=EPS), attention
+        self.before_mlp = nn.RMSNorm(dim, eps=EPS)
         self.gate = nn.Linear(dim, hidden, bias=False)
         self.up = nn.Linear(dim, hidden, bias=False)
         self.down = nn.Linear(hidden, dim, bias=False)
@@ -199,11 +197,19 @@ class Attention(nn.Module):
             nn.Linear(dim, dim, bias=False) for _ in range(4)
         )
 
-    def forward(self, x, rotation, mask, cache):
-        q, k, v = (  # (batch, heads, length, dim / heads)
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values: (batch, heads, length, dim / heads)."""
+        return tuple(
             project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for project in (self.q, self.k, self.v)
         )
+
+    def join(self, heads: Tensor) -> Tensor:
+        """What the heads found, side by side, through the last projection."""
+        return self.out(heads.transpose(1, 2).flatten(-2))
+
+    def forward(self, x, rotation, mask, cache):
+        q, k, v = self.project(x)
         if rotation is not None:
             q, k = rope.rotate(q, *rotation), rope.rotate(k, *rotation)
         if cache is not None:
@@ -214,16 +220,7 @@ class Attention(nn.Module):
         x = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=mask is None
         )
-        return self.out(x.transpose(1, 2).flatten(-2))
-
-
-class RMSNorm(nn.Module):
-    def __init__(self, dim: int, eps: float = 1e-6):
-        super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.ones(dim)), eps
-
-    def forward(self, x):
-        return F.rms_norm(x, x.shape[-1:], self.weight, self.eps)
+        return self.join(x)
 
 
 def to_llama(model: Transformer):
@@ -235,10 +232,11 @@ def to_llama(model: Transformer):
         ValueError: the model's positions are not rotations, or its attention is not `Attention`.
         ModuleNotFoundError: `transformers` is not installed.
     """
-    if model.position != "rope" or not isinstance(model.blocks[0].attention, Attention):
+    attention = type(model.blocks[0].attention)
+    if model.position != "rope" or attention is not Attention:
         raise ValueError(
             f"Llama rotates and attends to all, and this model's position is {model.position!r}, "
-            f"its attention {type(model.blocks[0].attention).__name__}"
+            f"its attention {attention.__name__}"
         )
     hide_broken("torchvision")
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -250,43 +248,33 @@ def to_llama(model: Transformer):
         intermediate_size=model.blocks[0].down.in_features,
         num_hidden_layers=len(model.blocks),
         num_attention_heads=model.heads,
-        rms_norm_eps=model.norm.eps,
+        rms_norm_eps=EPS,
         tie_word_embeddings=True,
         rope_parameters=rope.rope_parameters(model.head_dim, model.base, model.scaling),
-        max_position_embeddings=_longest(model.scaling),
+        max_position_embeddings=rope.longest(model.scaling),
         bos_token_id=None,
         eos_token_id=None,
     )
     names = {
-        "embedding": "embed_tokens",
-        "blocks": "layers",
-        "before_attention": "input_layernorm",
-        "before_mlp": "post_attention_layernorm",
-        "attention.q": "self_attn.q_proj",
-        "attention.k": "self_attn.k_proj",
-        "attention.v": "self_attn.v_proj",
-        "attention.out": "self_attn.o_proj",
-        "gate": "mlp.gate_proj",
-        "up": "mlp.up_proj",
-        "down": "mlp.down_proj",
+        "embedding.": "embed_tokens.",
+        "blocks.": "layers.",
+        ".before_attention.": ".input_layernorm.",
+        ".before_mlp.": ".post_attention_layernorm.",
+        ".attention.out.": ".self_attn.o_proj.",
+        ".attention.q.": ".self_attn.q_proj.",
+        ".attention.k.": ".self_attn.k_proj.",
+        ".attention.v.": ".self_attn.v_proj.",
+        ".gate.": ".mlp.gate_proj.",
+        ".up.": ".mlp.up_proj.",
+        ".down.": ".mlp.down_proj.",
     }
     theirs = {}
     for name, weight in model.state_dict().items():
         for ours, new in names.items():
-            name = re.sub(rf"(?<![\w]){re.escape(ours)}(?=\.)", new, name)
+            name = name.replace(ours, new)
         theirs[f"model.{name}"] = weight
     llama = LlamaForCausalLM(config).to(model.embedding.weight)
     missing = llama.load_state_dict(theirs, strict=False)
     if missing.unexpected_keys or set(missing.missing_keys) - {"lm_head.weight"}:
         raise RuntimeError(f"transformers names its weights differently: {missing}")
     return llama.eval()
-
-
-def _longest(scaling) -> int:
-    """What a config calls `max_position_embeddings`; for "dynamic" that is where it begins to scale."""
-    original = getattr(scaling, "original_length", 2048)
-    return (
-        original
-        if (scaling is None or isinstance(scaling, rope.DynamicNTK))
-        else int(original * scaling.factor)
-    )

@@ -232,6 +232,14 @@ def rope_parameters(dim: int, base: float, scaling: Scaling | None = None) -> di
     return own | {"rope_theta": base}
 
 
+def longest(scaling: Scaling | None) -> int:
+    """What the same config calls `max_position_embeddings`: for "dynamic" where it begins to scale, for YaRN and
+    Llama 3 what it scales to (`transformers` warns of anything else)."""
+    original = getattr(scaling, "original_length", 2048)
+    scales_to = isinstance(scaling, YaRN | Llama3)
+    return int(original * scaling.factor) if scales_to else original
+
+
 # -- rotation ------------------------------------------------------------------------
 
 
@@ -309,7 +317,7 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         cos, sin = ctx.saved_tensors
-        return _rotated(grad, cos, -sin, ctx.interleaved), None, None, None
+        return _Rotate.apply(grad, cos, -sin, ctx.interleaved), None, None, None
 
 
 def _pairs(x: Tensor, interleaved: bool) -> tuple[Tensor, Tensor]:

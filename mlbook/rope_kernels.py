@@ -9,7 +9,7 @@ more than that (benchmarks/rope.py).
 import torch
 from torch import Tensor
 
-from mlbook.attention.flash import DTYPES, _on, _power_of_two
+from mlbook.attention.flash import check_heads, check_runnable, on, power_of_two
 from mlbook.attention.kernels import tl, triton
 
 HEADS = 4  # of queries that one program rotates: they share what it read of the tables
@@ -98,7 +98,12 @@ def fused_rope(
     queries, keys and both directions as in Hsu et al. 2024 (Liger Kernel), section 3.2.
     """
     _check(q, k, cos, sin)
-    _check_runnable(q)
+    check_runnable(
+        rope,
+        q,
+        missing="Triton is not installed (it has no build for macOS and Windows), and this kernel is written in it: "
+        "use mlbook.rope.rotate",
+    )
     dtype = q.dtype
     if dtype == torch.bfloat16 and q.device.type == "cpu":
         # The interpreter truncates to bfloat16 where a GPU rounds to nearest.
@@ -119,7 +124,7 @@ class _Rope(torch.autograd.Function):
         rows, width, shares = launch_sizes(dim, max(q_heads, k_heads), q.device)
         programs = batch * -(-length // rows) * shares
         if programs:
-            with _on(q.device):
+            with on(q.device):
                 rope[(programs,)](
                     q, k, q_out, k_out,
                     *(x.stride()[:3] for x in (q, k, q_out, k_out)),
@@ -143,7 +148,7 @@ class _Rope(torch.autograd.Function):
 def launch_sizes(dim: int, heads: int, device: torch.device) -> tuple[int, int, int]:
     """What `rope` is launched with: positions and numbers of a head in a block, each a
     power of two, and how many programs share the heads of a block of positions."""
-    width = max(16, _power_of_two(dim))
+    width = max(16, power_of_two(dim))
     if device.type == "cpu":  # few and large steps: one takes as long at any size
         return 128, width, min(1, heads)
     return max(1, ELEMENTS // width), width, -(-heads // HEADS)
@@ -157,15 +162,7 @@ def _empty(like: Tensor) -> Tensor:
 
 
 def _check(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> None:
-    for name, x in (("q", q), ("k", k)):
-        if x.ndim != 4:
-            raise ValueError(
-                f"{name} must be (batch, heads, length, dim), got shape {tuple(x.shape)}"
-            )
-        if x.dtype not in DTYPES or x.dtype != q.dtype:
-            raise TypeError(
-                f"q and k must both be float32, float16 or bfloat16, got {q.dtype} and {k.dtype}"
-            )
+    check_heads(q=q, k=k)
     batch, _, length, dim = q.shape
     if (k.shape[0], *k.shape[2:]) != (batch, length, dim):
         raise ValueError(
@@ -183,25 +180,5 @@ def _check(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> None:
             )
         if x.dtype != torch.float32:
             raise TypeError(f"{name} must be float32, got {x.dtype}")
-    for name, x in (("k", k), ("cos", cos), ("sin", sin)):
         if x.device != q.device:
             raise ValueError(f"{name} is on {x.device}, q on {q.device}")
-
-
-def _check_runnable(x: Tensor) -> None:
-    """Raise unless the kernel can run on the device of `x`."""
-    if not hasattr(triton, "JITFunction"):
-        raise RuntimeError(
-            "Triton is not installed (it has no build for macOS and Windows), and this kernel is written in it: "
-            "use mlbook.rope.rotate"
-        )
-    interpreted = not isinstance(rope, triton.JITFunction)
-    if x.device.type != ("cpu" if interpreted else "cuda"):
-        raise ValueError(
-            f"the tensors are on {x.device}, and Triton "
-            + (
-                "is interpreting (TRITON_INTERPRET=1), on the CPU only"
-                if interpreted
-                else "compiles for CUDA; to interpret on a CPU, set TRITON_INTERPRET=1 before Python starts"
-            )
-        )

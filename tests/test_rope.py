@@ -70,7 +70,10 @@ def test_base_for_length_gives_the_critical_pair_that_period():
         (lambda: rope.critical_dimension(8, 10.0, -1), "got -1"),
         (lambda: rope.Linear(0.5), "got 0.5"),
         (lambda: rope.NTK(-2.0), "got -2.0"),
-        (lambda: rope.YaRN(4.0, 0), "original_length must be positive and finite, got 0"),
+        (
+            lambda: rope.YaRN(4.0, 0),
+            "original_length must be positive and finite, got 0",
+        ),
         (lambda: rope.YaRN(4.0, 64, beta_fast=1.0, beta_slow=2.0), "got 1.0 and 2.0"),
         (lambda: rope.Llama3(8.0, 64, 4.0, 1.0), "got 1.0 and 4.0"),
         (lambda: rope.inv_freq(2, scaling=rope.NTK(2.0)), "got 2"),
@@ -128,12 +131,14 @@ def test_scores_depend_on_distance_alone(interleaved):
 @pytest.mark.parametrize("interleaved", [True, False])
 def test_gradients(interleaved):
     x = torch.randn(2, 3, 8, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(
-        lambda x: rope.apply_rope(
+
+    def turned(x):
+        return rope.apply_rope(
             x, torch.arange(3), rope.inv_freq(8), factor=1.3, interleaved=interleaved
-        ),
-        x,
-    )
+        )
+
+    assert torch.autograd.gradcheck(turned, x)
+    assert torch.autograd.gradgradcheck(turned, x)
 
 
 def test_positions_broadcast_both_ways():

@@ -6,8 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import pytest
 import torch
@@ -222,6 +220,8 @@ def compile_rope(capability, dim, dtype, interleaved, back, strides="i32"):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    from mlbook.attention.compiled import resources
+
     kernel, cuda = rope_kernels.rope, torch.device("cuda")
     rows, width, _ = rope_kernels.launch_sizes(dim, 32, cuda)
     values = {"DIM": dim, "ROWS": rows, "WIDTH": width}
@@ -245,15 +245,8 @@ def compile_rope(capability, dim, dtype, interleaved, back, strides="i32"):
         target=GPUTarget("cuda", capability, 32),
         options=rope_kernels.OPTIONS,
     )
-    with tempfile.TemporaryDirectory() as folder:
-        cubin = Path(folder) / "kernel.cubin"
-        cubin.write_bytes(made.asm["cubin"])
-        tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-        command = [tools / "cuobjdump", "--dump-resource-usage", cubin]
-        usage = subprocess.run(command, capture_output=True, text=True, check=True)
-    found = re.search(r"REG:(\d+) STACK:(\d+)", usage.stdout)
     memory = re.findall(r"\b(?:ld|st)\.global[\w.:]*", made.asm["ptx"])
-    return *map(int, found.groups()), memory
+    return *resources(made), memory
 
 
 @pytest.mark.parametrize("capability", (75, 80, 90, 100))

@@ -154,24 +154,29 @@ def _compile(job: Job) -> Report:
         target=GPUTarget("cuda", job.capability, 32),
         options=_options(blocks),
     )
-    with tempfile.TemporaryDirectory() as folder:
-        cubin = Path(folder) / "kernel.cubin"
-        cubin.write_bytes(made.asm["cubin"])
-        tool = (
-            Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-        )
-        usage = subprocess.run(
-            [tool, "--dump-resource-usage", cubin],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-    registers, stack = map(int, re.search(r"REG:(\d+) STACK:(\d+)", usage).groups())
+    registers, stack = resources(made)
     counts = {
         name: len(re.findall(pattern, made.asm["ptx"]))
         for name, pattern in INSTRUCTIONS.items()
     }
     return Report(registers, stack, made.metadata.shared, counts)
+
+
+def resources(made) -> tuple[int, int]:
+    """Registers of a thread and bytes of its stack, of what `triton.compile` has made."""
+    import triton
+
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernel.cubin"
+        cubin.write_bytes(made.asm["cubin"])
+        tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+        usage = subprocess.run(
+            [tools / "cuobjdump", "--dump-resource-usage", cubin],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    return tuple(map(int, re.search(r"REG:(\d+) STACK:(\d+)", usage).groups()))
 
 
 def main() -> None:

@@ -3,6 +3,7 @@ around the Triton kernels."""
 
 import contextlib
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -117,8 +118,8 @@ def flash_decode(
     tile = max(size for size in range(1, min(32, blocks.m) + 1) if group % size == 0)
     tiles, rows, width = (
         group // tile,
-        max(16, _power_of_two(tile)),
-        _power_of_two(head_dim),
+        max(16, power_of_two(tile)),
+        power_of_two(head_dim),
     )
     n, tma = blocks.n, blocks.tma
     if splits is None:
@@ -136,7 +137,7 @@ def flash_decode(
     grouped = _readable(q.reshape(batch, kv_heads * tiles, tile, head_dim))
     caches = _readable(k_cache), _readable(v_cache)
     columns = min(32, width)
-    with _on(q.device):
+    with on(q.device):
         kernels.decode_split[(batch * kv_heads * tiles * splits,)](
             *_views(tma, (grouped, rows), (caches[0], n), (caches[1], n)),
             lengths.contiguous(), m_out, l_out, o_out,
@@ -170,11 +171,11 @@ class _Flash(torch.autograd.Function):
         blocks = block_sizes("forward", capability(q.device), head_dim, q.dtype)
         m, n, tma = blocks.m, blocks.n, blocks.tma
         if out.numel() and n_k:
-            with _on(q.device):
+            with on(q.device):
                 kernels.forward[(-(-n_q // m) * batch * heads,)](
                     *_views(tma, (q, m), (k, n), (v, n), (out, m)), lse,
                     n_q, n_k, heads, group, scale * LOG2_E,
-                    causal, m, n, head_dim, _power_of_two(head_dim), tma,
+                    causal, m, n, head_dim, power_of_two(head_dim), tma,
                     **_options(blocks),
                 )  # fmt: skip
         else:
@@ -200,9 +201,9 @@ class _Flash(torch.autograd.Function):
             zeros = (x if x is None else x.zero_() for x in (dq, dk, dv))
             return *zeros, None, None
         do, delta = _readable(do), torch.empty_like(lse)
-        cc, width = capability(q.device), _power_of_two(head_dim)
+        cc, width = capability(q.device), power_of_two(head_dim)
         numbers = n_q, n_k, heads, heads // kv_heads, ctx.scale, ctx.scale * LOG2_E
-        with _on(q.device):
+        with on(q.device):
             blocks = block_sizes("row_dots", cc, head_dim, q.dtype)
             m, tma = blocks.m, blocks.tma
             kernels.row_dots[(-(-n_q // m) * batch * heads,)](
@@ -330,18 +331,34 @@ def capability(device: torch.device) -> tuple[int, int] | None:
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else None
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
-    for name, x in (("q", q), ("k", k), ("v", v)):
+def check_heads(**tensors: Tensor) -> None:
+    """Raise, naming the tensor, unless all are (batch, heads, length, head_dim), of one dtype of
+    DTYPES and on one device."""
+    names, first = listed(tensors), next(iter(tensors))
+    dtypes = [x.dtype for x in tensors.values()]
+    for name, x in tensors.items():
         if x.ndim != 4:
             raise ValueError(
                 f"{name} must be (batch, heads, length, head_dim), got shape {tuple(x.shape)}"
             )
-        if x.dtype not in DTYPES or x.dtype != q.dtype:
+        if x.dtype not in DTYPES or x.dtype != dtypes[0]:
             raise TypeError(
-                f"q, k and v must all be float32, float16 or bfloat16, got {q.dtype}, {k.dtype}, {v.dtype}"
+                f"{names} must all be float32, float16 or bfloat16, got {listed(map(str, dtypes))}"
             )
-        if x.device != q.device:
-            raise ValueError(f"{name} is on {x.device}, q on {q.device}")
+        if x.device != tensors[first].device:
+            raise ValueError(
+                f"{name} is on {x.device}, {first} on {tensors[first].device}"
+            )
+
+
+def listed(words: Iterable[str]) -> str:
+    """`a, b and c`."""
+    *rest, last = words
+    return f"{', '.join(rest)} and {last}" if rest else last
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
+    check_heads(q=q, k=k, v=v)
     if k.shape != v.shape:
         raise ValueError(
             f"k and v must have one shape, got {tuple(k.shape)} and {tuple(v.shape)}"
@@ -368,12 +385,24 @@ def _checked_scale(scale: float | None, head_dim: int) -> float:
 
 def _check_runnable(x: Tensor) -> None:
     """Raise unless the kernels can run on the device and in the dtype of `x`."""
-    if not hasattr(kernels.triton, "JITFunction"):
-        raise RuntimeError(
-            "this kernel is written in Triton, which this machine does not have (it is made for Linux): "
-            "use mlbook.attention.naive_attention, or torch's scaled_dot_product_attention"
+    interpreted = check_runnable(
+        kernels.forward,
+        x,
+        missing="this kernel is written in Triton, which this machine does not have (it is made for Linux): "
+        "use mlbook.attention.naive_attention, or torch's scaled_dot_product_attention",
+    )
+    if x.dtype == torch.bfloat16 and not interpreted and capability(x.device) < (8, 0):
+        raise TypeError(
+            f"{torch.cuda.get_device_name(x.device)} has no bfloat16 arithmetic: use float16"
         )
-    interpreted = not isinstance(kernels.forward, kernels.triton.JITFunction)
+
+
+def check_runnable(kernel, x: Tensor, missing: str) -> bool:
+    """Whether `kernel` is interpreted here; raises unless it can run on the device of `x`, with the
+    words `missing` where there is no Triton."""
+    if not hasattr(kernels.triton, "JITFunction"):
+        raise RuntimeError(missing)
+    interpreted = not isinstance(kernel, kernels.triton.JITFunction)
     if x.device.type != ("cpu" if interpreted else "cuda"):
         raise ValueError(
             f"the tensors are on {x.device}, and Triton "
@@ -383,10 +412,7 @@ def _check_runnable(x: Tensor) -> None:
                 else "compiles for CUDA; to interpret on a CPU, set TRITON_INTERPRET=1 before Python starts"
             )
         )
-    if x.dtype == torch.bfloat16 and not interpreted and capability(x.device) < (8, 0):
-        raise TypeError(
-            f"{torch.cuda.get_device_name(x.device)} has no bfloat16 arithmetic: use float16"
-        )
+    return interpreted
 
 
 def _readable(x: Tensor) -> Tensor:
@@ -422,7 +448,7 @@ def _views(tma: bool, *blocks: tuple[Tensor, int]) -> list:
 
     views = [
         TensorDescriptor(
-            x, list(x.shape), [*_strides(x), 1], [1, 1, rows, _power_of_two(x.shape[3])]
+            x, list(x.shape), [*_strides(x), 1], [1, 1, rows, power_of_two(x.shape[3])]
         )
         for x, rows in blocks
     ]
@@ -440,7 +466,7 @@ def _strides(x: Tensor) -> tuple[int, int, int]:
     return tuple(strides[::-1])
 
 
-def _power_of_two(n: int) -> int:
+def power_of_two(n: int) -> int:
     return 1 << max(0, n - 1).bit_length()
 
 
@@ -452,7 +478,7 @@ def _processors(device: torch.device) -> int:
     return 4
 
 
-def _on(device: torch.device):
+def on(device: torch.device):
     return (
         torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
     )
