@@ -25,13 +25,12 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
 import numpy as np
 import torch
-from provenance import RESULTS, card, provenance, refusal, run, slug, write
+from provenance import arguments, card, provenance, refusal, run, slug, write
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -732,12 +731,9 @@ def measure(sizes: Sizes, options: argparse.Namespace, device: torch.device) -> 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__, minutes=8)
     parser.add_argument("--quick", action="store_true", help="fewer cases and lengths")
     parser.add_argument("--tune", action="store_true", help="time other block_sizes")
-    parser.add_argument("--minutes", type=float, default=8)
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--commit", help="for files that came without their history")
     options = parser.parse_args()
     mlbook.seed(0)
     if torch.cuda.is_available():

@@ -15,11 +15,10 @@ import functools
 import itertools
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from provenance import RESULTS, card, provenance, run, slug, write
+from provenance import arguments, card, provenance, slug, told
 
 import mlbook
 from mlbook import compiling
@@ -166,25 +165,14 @@ def measure(sizes: Sizes, options: argparse.Namespace, device: torch.device) -> 
     }
     torch.set_grad_enabled(False)
     try:
-        run(
-            parts,
-            record,
-            lambda record: write(path, record),
-            options.minutes,
-            lambda part, row: print(part, row, flush=True),
-        )
+        told(parts, record, path, options.minutes)
     finally:
         torch.set_grad_enabled(True)
-    print(path)
     return record
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=8)
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--commit", help="for files that came without their history")
-    options = parser.parse_args()
+    options = arguments(__doc__, minutes=8).parse_args()
     if not torch.cuda.is_available():
         print(
             "This measures a CUDA GPU, and there is none: nothing was timed or written."

@@ -1,5 +1,6 @@
 """Where a measurement was made: every file under results/ begins with this."""
 
+import argparse
 import contextlib
 import datetime
 import importlib.util
@@ -63,6 +64,15 @@ def slug(device: str) -> str:
     return re.sub("[^a-z0-9]+", "-", device.lower()).strip("-")
 
 
+def arguments(doc: str, minutes: float) -> argparse.ArgumentParser:
+    """What every benchmark takes: for how long, where to, and which commit it is."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=minutes)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--commit", help="for files that came without their history")
+    return parser
+
+
 def write(path: Path, record: dict) -> None:
     """Write `record` as JSON, by way of a second file: a run that is cut off leaves the
     last whole one."""
@@ -79,6 +89,18 @@ def _says(command: list[str]) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return run.stdout.strip()
+
+
+def told(parts: dict, record: dict, path: Path, minutes: float) -> None:
+    """`run`, with every row written to `path` and printed."""
+    run(
+        parts,
+        record,
+        lambda record: write(path, record),
+        minutes,
+        lambda part, row: print(part, row, flush=True),
+    )
+    print(path)
 
 
 def run(parts: dict, record: dict, save: Callable, minutes: float, say: Callable):

@@ -16,12 +16,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from provenance import RESULTS, card, provenance, run, slug, write
+from provenance import arguments, card, provenance, slug, told
 from torch import Tensor
 
 import mlbook  # noqa: F401  (settles Triton's interpreter before Triton is imported)
@@ -38,22 +37,7 @@ class Sizes(NamedTuple):
     model: dict = dict(dim=128, layers=5, heads=4)  # noqa: RUF012
     batch: tuple = (16, 256)
     steps: int = 8
-    repeats: int = 7
-
-
-def best(work: Callable, repeats: int, device: torch.device) -> float:
-    """Seconds of the fastest of `repeats` samples of a call, after one that is not counted.
-
-    A GPU is sent several calls before it is waited for: what a launch costs the CPU is hidden behind the call before.
-    """
-    calls, times = (20, []) if device.type == "cuda" else (1, [])
-    for _ in range(repeats + 1):
-        began = time.perf_counter()
-        for _ in range(calls):
-            work()
-        compiling.synchronise()
-        times.append((time.perf_counter() - began) / calls)
-    return min(times[1:])
+    samples: int = 7
 
 
 def rotations(sizes: Sizes, device: torch.device) -> Iterator[dict]:
@@ -100,7 +84,7 @@ def rotated(
     bytes_moved = 2 * q.element_size() * (q.numel() + k.numel())
     copying = None
     for name, way in ways.items():
-        seconds = best(way, sizes.repeats, device)
+        seconds = compiling.timed(way, samples=sizes.samples).median
         copying = copying or seconds  # the copy comes first
         if name == "copy":
             passed = all(map(torch.equal, way(), (q, k)))
@@ -198,23 +182,12 @@ def measure(sizes: Sizes, options: argparse.Namespace, device: torch.device) -> 
         "rotations": (0.5, lambda: rotations(sizes, device)),
         "training": (1.0, lambda: training(sizes, device)),
     }
-    run(
-        parts,
-        record,
-        lambda record: write(path, record),
-        options.minutes,
-        lambda part, row: print(part, row, flush=True),
-    )
-    print(path)
+    told(parts, record, path, options.minutes)
     return record
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=6)
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--commit", help="for files that came without their history")
-    options = parser.parse_args()
+    options = arguments(__doc__, minutes=6).parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     record = measure(Sizes(), options, device)
     rows = record["rotations"] + record["training"]

@@ -29,7 +29,7 @@ def test_every_way_is_checked_and_written(benchmark, tmp_path):
         model=dict(dim=32, layers=1, heads=2),
         batch=(2, 16),
         steps=4,
-        repeats=1,
+        samples=3,
     )
     options = argparse.Namespace(minutes=1, out=tmp_path, commit="abc")
     record = benchmark.measure(sizes, options, torch.device("cpu"))
@@ -45,6 +45,6 @@ def test_every_way_is_checked_and_written(benchmark, tmp_path):
 
 def test_a_wrong_rotation_is_noticed(benchmark, monkeypatch):
     monkeypatch.setattr(benchmark, "apply_rotary_pos_emb", lambda q, k, *_: (q, k))
-    sizes = benchmark.Sizes(shape=(1, 2, 32, 16), repeats=1)
+    sizes = benchmark.Sizes(shape=(1, 2, 32, 16), samples=3)
     rows = list(benchmark.rotations(sizes, torch.device("cpu")))
     assert [row["passed"] for row in rows] == [True, False, True, True]
