@@ -66,9 +66,10 @@ def recorded_on(record: dict) -> str:
     """The line that says where and when one of `recorded` was measured."""
     versions = ", ".join(f"{name} {v}" for name, v in record["versions"].items())
     driver = record.get("card", {}).get("driver_version", "not known")
+    cuda = f", CUDA {record['cuda']}, driver {driver}" if record["cuda"] else ""
     return (
         f"Recorded on {record['device']}, {record['date']}, commit {record['commit']}: "
-        f"{versions}, CUDA {record['cuda']}, driver {driver}"
+        f"{versions}{cuda}"
     )
 
 
