@@ -113,9 +113,13 @@ def rotates(outs, xs, cos: Tensor, sin: Tensor) -> bool:
     return True
 
 
-def trainer(model: torch.nn.Module, logits: Callable, x: Tensor) -> Callable:
+def trainer(
+    model: torch.nn.Module, logits: Callable, x: Tensor, compiled: bool
+) -> Callable:
     """One step of AdamW on `x`; the loss."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    if compiled:
+        model = torch.compile(model)
 
     def step() -> float:
         loss = F.cross_entropy(
@@ -143,18 +147,23 @@ def training(sizes: Sizes, device: torch.device) -> Iterator[dict]:
     }
     threads = torch.get_num_threads()
     tokens = sizes.batch[0] * sizes.batch[1]
-    first = {}
+    first, can_compile = {}, compiling.can_compile(device.type)
     for at_once in (1, 2) if device.type == "cpu" and threads > 1 else (1,):
         steps = {
-            name: [trainer(copy.deepcopy(model), logits, x) for _ in range(at_once)]
+            name + ", compiled" * compiled: [
+                trainer(copy.deepcopy(model), logits, x, compiled)
+                for _ in range(at_once)
+            ]
+            for compiled in (False, True)
+            if not compiled or (can_compile and at_once == 1)
             for name, (model, logits) in kinds.items()
         }
-        seconds = {name: [] for name in kinds}
+        seconds = {name: [] for name in steps}
         with ThreadPoolExecutor(
             at_once, initializer=torch.set_num_threads, initargs=(threads // at_once,)
         ) as pool:
             for _ in range(sizes.steps):
-                for name in kinds:
+                for name in steps:
                     began = time.perf_counter()
                     losses = list(pool.map(lambda step: step(), steps[name]))
                     seconds[name].append(time.perf_counter() - began)
@@ -165,7 +174,7 @@ def training(sizes: Sizes, device: torch.device) -> Iterator[dict]:
             yield {
                 "way": name,
                 "models_at_once": at_once,
-                "parameters": sum(p.numel() for p in kinds[name][0].parameters()),
+                "parameters": sum(p.numel() for p in ours.parameters()),
                 "tokens_a_second": at_once * tokens / middle,
                 "passed": abs(first[name] - first["mlbook.lm"]) < 1e-4,
             }
