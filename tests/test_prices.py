@@ -1,0 +1,226 @@
+"""Prices: read from where they are, adjusted, aligned by date, and refused where they are not fit for use."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mlbook import prices
+from mlbook.prices import PricesUnavailable, load_prices
+
+
+def raw(start="2020-01-02", days=30, first=100.0, seed=0):
+    index = pd.bdate_range(start, periods=days, name="Date")
+    moves = np.random.default_rng(seed).normal(0, 0.01, days)
+    close = first * np.exp(np.cumsum(moves))
+    return pd.DataFrame(
+        {"Open": close * 0.99, "Close": close, "AdjClose": close * 0.5}, index
+    )
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLBOOK_PRICES", str(tmp_path))
+    monkeypatch.chdir(tmp_path)  # the cache is relative to it
+
+    def write(**frames):
+        for ticker, frame in frames.items():
+            frame.to_csv(tmp_path / f"{ticker}.csv")
+        return tmp_path
+
+    return write
+
+
+class Yahoo:
+    """Stands in for yfinance: gives what it is told, in the shape Yahoo gives it."""
+
+    def __init__(self, monkeypatch, *answers):
+        import yfinance
+
+        self.answers, self.asked = list(answers), 0
+        monkeypatch.setattr(yfinance, "Ticker", lambda ticker: self)
+        monkeypatch.setattr(prices.time, "sleep", lambda seconds: None)
+
+    def history(self, period, auto_adjust, actions):
+        assert (period, auto_adjust, actions) == ("max", False, False)
+        self.asked += 1
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        answer = answer.rename(columns={"AdjClose": "Adj Close"})
+        return answer.tz_localize("America/New_York")
+
+
+def test_opens_and_closes_are_adjusted_alike(folder):
+    frame = raw()
+    folder(AAA=frame)
+    table = load_prices("AAA")
+    np.testing.assert_allclose(table["close"]["AAA"], frame.AdjClose)
+    np.testing.assert_allclose(table["open"]["AAA"], frame.Open * 0.5)
+    assert table.attrs["sources"] == {"AAA": "AAA.csv in MLBOOK_PRICES"}
+    assert table.attrs["files"]["AAA"].name == "AAA.csv"
+
+
+def test_the_end_is_exclusive_and_carets_are_not_in_file_names(folder):
+    folder(AAA=raw())
+    table = load_prices("^AAA", "2020-01-06", "2020-01-09")
+    assert [f"{d:%m-%d}" for d in table.index] == ["01-06", "01-07", "01-08"]
+    assert list(table.columns) == [("open", "^AAA"), ("close", "^AAA")]
+
+
+def test_series_are_aligned_by_date_not_by_row(folder):
+    a, b = raw(), raw("2020-01-10", seed=1)
+    folder(AAA=a.drop(a.index[20]), BBB=b.drop(b.index[10:11]))
+    with pytest.raises(ValueError, match="2 of 24 days are missing in some"):
+        load_prices(["AAA", "BBB"])
+    a, b = raw(days=300), raw("2020-01-10", days=290, seed=1)
+    folder(AAA=a.drop(a.index[20]), BBB=b)
+    table = load_prices(["AAA", "BBB"])
+    for ticker, frame in (("AAA", a), ("BBB", b)):
+        expected = frame.AdjClose.reindex(table.index)
+        np.testing.assert_allclose(table["close"][ticker], expected)
+    told = " ".join(table.attrs["repairs"])
+    assert "1 days that not all have left out" in told
+    assert "AAA: 10 days outside 2020-01-10" in told
+
+
+def test_an_identical_day_twice_is_repaired_and_a_different_one_refused(folder):
+    frame = raw()
+    folder(AAA=pd.concat([frame, frame.iloc[[5]]]))
+    table = load_prices("AAA")
+    assert len(table) == len(frame)
+    assert table.attrs["repairs"] == ["AAA: 1 days stood twice, with the same prices"]
+    folder(AAA=pd.concat([frame, frame.iloc[[5]] * 1.01]))
+    with pytest.raises(ValueError, match="AAA has two different rows for 2020-01-09"):
+        load_prices("AAA")
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, np.nan, np.inf])
+@pytest.mark.parametrize("column", ["Open", "Close", "AdjClose"])
+def test_a_price_that_cannot_be_is_named(folder, bad, column):
+    frame = raw()
+    frame.loc["2020-01-10", column] = bad
+    folder(AAA=frame)
+    with pytest.raises(ValueError, match="AAA .* not positive on 2020-01-10"):
+        load_prices("AAA")
+
+
+def test_a_split_that_was_not_adjusted_is_noticed(folder):
+    for factor in (0.5, 2.0, 0.1):
+        frame = raw()
+        frame.iloc[12:] *= factor
+        folder(AAA=frame)
+        with pytest.raises(ValueError, match="AAA moves .* 2020-01-20: a split"):
+            load_prices("AAA")
+
+
+def test_a_crash_of_a_threefold_fund_is_not_a_split(folder):
+    frame = raw()
+    frame.iloc[12:] *= 0.66
+    folder(AAA=frame)
+    assert len(load_prices("AAA")) == len(frame)
+
+
+def test_a_gap_is_noticed(folder):
+    frame = raw()
+    folder(AAA=frame.drop(frame.index[5:11]))
+    with pytest.raises(ValueError, match="no prices in the 9 days before 2020-01-17"):
+        load_prices("AAA")
+
+
+def test_borders(folder):
+    folder(AAA=raw(), BBB=raw("2021-01-04"), CCC=raw().drop(columns="AdjClose"))
+    for tickers, options, message in (
+        ("AAA", dict(start="2021", end="2020"), "2020-01-01, is not after the start"),
+        ("AAA", dict(start="2020", end="2020"), "is not after the start"),
+        ("AAA", dict(start="2022"), "AAA has no prices from 2022-01-01"),
+        ("AAA", dict(source="web"), "source is 'web'"),
+        ([], {}, "named once"),
+        (["AAA", "AAA"], {}, "named once"),
+        ("../AAA", {}, "'../AAA' is not a ticker"),
+        (["AAA", "BBB"], {}, "no day in common"),
+        ("CCC", {}, "CCC lacks the columns AdjClose"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_prices(tickers, **options)
+
+
+def test_an_unknown_ticker_says_what_each_source_answered(folder, monkeypatch):
+    folder(AAA=raw())
+    Yahoo(monkeypatch, raw().iloc[:0])
+    with pytest.raises(PricesUnavailable) as error:
+        load_prices("XXX")
+    text = str(error.value)
+    assert "the folder has AAA" in text and "Yahoo gives nothing" in text
+    monkeypatch.delenv("MLBOOK_PRICES")
+    with pytest.raises(PricesUnavailable, match="MLBOOK_PRICES is not set"):
+        load_prices("AAA", source="folder")
+
+
+def test_downloads_are_kept_with_date_and_digest(folder, monkeypatch):
+    yahoo = Yahoo(monkeypatch, raw())
+    first = load_prices("AAA", end="2020-02-01")
+    again = load_prices("AAA", end="2020-02-01")
+    assert yahoo.asked == 1
+    pd.testing.assert_frame_equal(first, again, check_freq=False)
+    assert first.attrs["sources"]["AAA"].startswith("yfinance, 20")
+    assert again.attrs["sources"]["AAA"].endswith("from the cache")
+    path = again.attrs["files"]["AAA"]
+    damaged = pd.read_parquet(path)
+    damaged.iloc[3, 1] += 0.01
+    damaged.to_parquet(path)
+    with pytest.raises(ValueError, match="damaged"):
+        load_prices("AAA", end="2020-02-01")
+
+
+def test_an_old_download_is_renewed_or_used_when_that_fails(folder, monkeypatch):
+    yahoo = Yahoo(monkeypatch, raw(), OSError("no route to host"), raw(days=40))
+    load_prices("AAA")
+    (kept,) = (folder() / "data" / "prices").iterdir()
+    kept.rename(kept.with_name("AAA_2020-02-20.parquet"))
+    assert len(load_prices("AAA", end="2020-02-19")) == 30  # old enough for that end
+    assert yahoo.asked == 1
+    assert len(load_prices("AAA", end="2020-12-01")) == 30  # asked, in vain
+    assert yahoo.asked == 2
+    assert len(load_prices("AAA", end="2020-12-01")) == 40
+
+
+def test_a_rate_limit_is_tried_again_and_then_told(folder, monkeypatch):
+    from yfinance.exceptions import YFRateLimitError
+
+    limit = YFRateLimitError()
+    yahoo = Yahoo(monkeypatch, limit, raw())
+    assert len(load_prices("AAA")) == 30 and yahoo.asked == 2
+    yahoo = Yahoo(monkeypatch, *[limit] * 3)
+    with pytest.raises(PricesUnavailable, match="refuses more requests"):
+        load_prices("BBB")
+    assert yahoo.asked == 3
+
+
+def test_policy_rate():
+    days = pd.DatetimeIndex(["2000-06-01", "2008-12-15", "2008-12-16", "2023-08-01"])
+    assert prices.policy_rate(days).tolist() == [0.065, 0.01, 0.00125, 0.05375]
+    for day in ("1998-01-05", "2026-03-02"):
+        with pytest.raises(ValueError, match=f"was asked for {day}"):
+            prices.policy_rate(pd.DatetimeIndex([day]))
+
+
+def test_policy_rate_is_near_the_treasury_bill_of_the_french_library():
+    arch = pytest.importorskip("arch.data.frenchdata")
+    french = arch.load()["RF"]
+    months = pd.to_datetime(french.index.as_unit("ns").asi8.astype(str), format="%Y%m")
+    bill = pd.Series(french.to_numpy() * 12 / 100, months)["1999":]
+    days = pd.bdate_range("1999-01-01", "2018-11-30")
+    policy = prices.policy_rate(days).resample("MS").mean()
+    gap = policy - bill
+    assert len(gap) == 239 and gap.abs().mean() < 0.005 and abs(gap.mean()) < 0.004
+
+
+def test_simulated_funds():
+    pytest.importorskip("arch")
+    table = prices.simulated_funds(["QQQ", "TQQQ"])
+    assert list(table["close"].columns) == ["QQQ", "TQQQ"]
+    assert "Nasdaq composite" in table.attrs["sources"]["TQQQ"]
+    one, three = (table["close"][t].pct_change() for t in ("QQQ", "TQQQ"))
+    assert np.polyfit(one[1:], three[1:], 1)[0] == pytest.approx(3, abs=1e-3)
+    with pytest.raises(ValueError, match="BTAL"):
+        prices.simulated_funds(["BTAL"])
