@@ -174,6 +174,7 @@ def dca(
     start: int = 0,
     cost: float = 0.0,
     at: str = "open",
+    tax: "Tax | None" = None,
 ) -> Run:
     """Every `every`-th day, from day `start` on, buy for `amount` dollars whichever of two funds is under its target;
     never sell.
@@ -194,7 +195,7 @@ def dca(
         return np.array([dollars, 0.0] if share < target else [0.0, dollars])
 
     flows = pd.Series(amount, prices.index[start::every])
-    return simulate(prices, rule, flows, cost, at)
+    return simulate(prices, rule, flows, cost, at, tax)
 
 
 def _check_dca(prices, target, every, amount) -> None:

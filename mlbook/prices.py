@@ -19,13 +19,13 @@ FIELDS = ["open", "close"]
 SOURCES = ("folder", "cache", "yfinance")
 CLOSED = 7  # the longest closure since 1990, in calendar days (September 2001)
 GAPS = 0.01  # of a table's days: what may be missing in some series
-SIMULATED = {  # ticker → index in `arch`, leverage, yearly fee: the prospectuses' of 2025
+SIMULATED = {  # ticker → index in `arch`, leverage, yearly fee (the prospectuses', 2010s)
     "SPY": ("sp500", 1, 0.0009),
-    "SSO": ("sp500", 2, 0.0089),
-    "UPRO": ("sp500", 3, 0.0089),
+    "SSO": ("sp500", 2, 0.0091),
+    "UPRO": ("sp500", 3, 0.0093),
     "QQQ": ("nasdaq", 1, 0.0020),
     "QLD": ("nasdaq", 2, 0.0095),
-    "TQQQ": ("nasdaq", 3, 0.0082),
+    "TQQQ": ("nasdaq", 3, 0.0095),
 }
 # The target of the Federal Reserve for the federal funds rate, in percent, from the day of each decision on; since
 # December 2008 the middle of its range. Board of Governors, "Open Market Operations" (public domain), to 2025.
@@ -195,6 +195,47 @@ def align(series: dict[str, pd.DataFrame], repairs: list[str]) -> pd.DataFrame:
     return table[columns].set_axis(columns, axis=1)
 
 
+def select(table: pd.DataFrame, tickers: Iterable[str], start=None, end=None):
+    """The columns of `tickers`, in that order, from `start` up to and without `end`; whatever `table.attrs` says stays.
+
+    Raises:
+        ValueError: a ticker is not in the table, or no day is left.
+    """
+    tickers = [tickers] if isinstance(tickers, str) else list(tickers)
+    missing = [t for t in tickers if t not in table["close"]]
+    if missing:
+        raise ValueError(
+            f"{', '.join(missing)} are not in the table of {', '.join(table['close'])}"
+        )
+    part = table.loc[start:, pd.MultiIndex.from_product([FIELDS, tickers])]
+    part = part if end is None else part[part.index < pd.Timestamp(end)]
+    if part.empty:
+        raise ValueError(
+            f"no day from {start} to {end}: the table goes from {_day(table.index[0])} to {_day(table.index[-1])}"
+        )
+    part.attrs = table.attrs
+    return part
+
+
+def with_cash(table: pd.DataFrame) -> pd.DataFrame:
+    """`table` with one more ticker, CASH: a dollar that earns `policy_rate` from close to close.
+
+    Raises:
+        ValueError: as `policy_rate`.
+    """
+    nights = table.index.to_series().diff().dt.days.fillna(0) / 360  # money market days
+    close = (1 + policy_rate(table.index) * nights).cumprod()
+    cash = pd.concat({"open": close, "close": close}, axis=1)
+    cash.columns = pd.MultiIndex.from_product([FIELDS, ["CASH"]])
+    both = pd.concat([table, cash], axis=1)
+    tickers = [*table["close"].columns, "CASH"]
+    both = both[
+        pd.MultiIndex.from_product([FIELDS, tickers], names=["price", "ticker"])
+    ]
+    both.attrs = table.attrs
+    return both
+
+
 def _day(day: pd.Timestamp | None) -> str:
     return "the beginning or end" if day is None else f"{day:%Y-%m-%d}"
 
@@ -321,11 +362,12 @@ def policy_rate(days: pd.DatetimeIndex) -> pd.Series:
 
 
 def simulated_funds(
-    tickers: Iterable[str] = tuple(SIMULATED), spread: float = 0.004
+    tickers: Iterable[str] = tuple(SIMULATED), spread: float = 0.0075
 ) -> pd.DataFrame:
     """Funds as they might have been, 1999 to 2018, in the shape of `load_prices`, from data that ship with `arch`.
 
-    Each is the S&P 500 or the Nasdaq composite with daily leverage, financed at the policy rate plus `spread`, less
+    Each is the S&P 500 or the Nasdaq composite with daily leverage, financed at the policy rate plus `spread` (by default what the
+    real TQQQ paid, 2010 to 2025), less
     the fee of today's fund. The indices leave dividends out (some 1.9 and 0.8 % a year), the composite is not the
     Nasdaq-100, and the S&P 500's opens in these data are often the closes before.
 

@@ -476,6 +476,18 @@ def test_taxes_are_paid_in_the_next_year_out_of_the_account():
     assert run.values.iloc[-1] < untaxed.values.iloc[-1]
 
 
+def test_who_never_sells_owes_tax_at_the_end_only():
+    prices = market()
+    run, tax = dca(prices, 0.5, tax=Tax(0.4, 0.2)), Tax(0.4, 0.2)
+    assert run.taxes.sum() == 0 and run.owed == 0
+    sell_all = [
+        (prices.index[-1], t, -run.units[t].iloc[-1], prices["close"][t].iloc[-1], 0.0)
+        for t in run.units
+    ]
+    whole = after_tax(pd.concat([run.trades, trades(*sell_all)]), tax)
+    assert run.latent == pytest.approx(whole.tax.sum())
+
+
 def test_borders_of_taxes():
     for options, message in (
         (dict(short=1.0), "rates must lie"),

@@ -133,7 +133,7 @@ def test_a_notebook_alone_runs_on_colabs_packages(path, wheel, colab, tmp_path):
     env = {
         k: v
         for k, v in os.environ.items()
-        if not k.startswith(("PYTHON", "VIRTUAL", "JUPYTER"))
+        if not k.startswith(("PYTHON", "VIRTUAL", "JUPYTER", "MLBOOK_PRICES"))
     }
     env |= {"MLBOOK_SCALE": "smoke", "PATH": f"{colab.parent}{os.pathsep}{env['PATH']}"}
     run = subprocess.run(

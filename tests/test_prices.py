@@ -224,3 +224,33 @@ def test_simulated_funds():
     assert np.polyfit(one[1:], three[1:], 1)[0] == pytest.approx(3, abs=1e-3)
     with pytest.raises(ValueError, match="BTAL"):
         prices.simulated_funds(["BTAL"])
+
+
+def test_select_keeps_order_and_sources():
+    table = pd.concat(
+        {
+            f: raw()[["Open", "Close"]].set_axis(["A", "B"], axis=1)
+            for f in ("open", "close")
+        },
+        axis=1,
+    )
+    table.attrs = {"sources": {"A": "here"}}
+    part = prices.select(table, ["B", "A"], "2020-01-06", "2020-01-09")
+    assert list(part["close"].columns) == ["B", "A"] and len(part) == 3
+    assert part.attrs == table.attrs
+    with pytest.raises(ValueError, match="C are not in the table of A, B"):
+        prices.select(table, ["C"])
+    with pytest.raises(ValueError, match="no day from 2030"):
+        prices.select(table, "A", "2030-01-01")
+
+
+def test_cash_earns_the_policy_rate():
+    days = pd.bdate_range("2023-08-01", "2024-07-31", name="date")
+    table = pd.DataFrame(
+        1.0, days, pd.MultiIndex.from_product([["open", "close"], ["A"]])
+    )
+    cash = prices.with_cash(table)
+    assert list(cash["close"].columns) == ["A", "CASH"]
+    grown = cash["close"]["CASH"].iloc[-1] - 1
+    assert grown == pytest.approx(np.expm1(0.05375 * 365 / 360), rel=2e-3)
+    assert (cash["open"]["CASH"] == cash["close"]["CASH"]).all()
