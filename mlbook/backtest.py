@@ -82,7 +82,8 @@ def simulate(
 
     On each day money comes in, tax on the gains of the year before is paid (on the first day of a year; by selling of
     everything in proportion, if cash does not suffice), the rule is asked, and its orders are filled at the day's
-    price of trade. What a rule sees of the day is that price; everything else is earlier.
+    price of trade. What a rule sees of the day is that price; everything else is earlier. (A rule that brings a
+    schedule along, as `follow` does, sees what its maker saw.)
 
     Args:
         prices: as from `prices.load_prices`; its columns are all that can be held.
@@ -176,8 +177,8 @@ def dca(
     at: str = "open",
     tax: "Tax | None" = None,
 ) -> Run:
-    """Every `every`-th day, from day `start` on, buy for `amount` dollars whichever of two funds is under its target;
-    never sell.
+    """Every `every`-th day, from day `start` on, buy for `amount` dollars the first of two funds if it is under its
+    target (always, if that is 1), else the second; never sell.
 
     Args:
         prices: of two tickers; `target` is the share of the first, valued at the closes before.
@@ -192,7 +193,8 @@ def dca(
         worth = units * past[-1] if len(past) else units
         share = worth[0] / worth.sum() if worth.any() else 0.0
         dollars = cash / (1 + cost)
-        return np.array([dollars, 0.0] if share < target else [0.0, dollars])
+        first = share < target or target == 1
+        return np.array([dollars, 0.0] if first else [0.0, dollars])
 
     flows = pd.Series(amount, prices.index[start::every])
     return simulate(prices, rule, flows, cost, at, tax)
@@ -251,7 +253,7 @@ def dca_grid(
                 under = a < goal * (a + b)
             else:
                 under = np.zeros(len(goal), bool)
-            under |= (first == day) & (goal > 0)
+            under |= (first == day) & (goal > 0) | (goal == 1)
             opened = risky * opens[0, day] + safe * opens[1, day]
             scale = np.where(
                 first == day, 1 / amount, scale * (opened / (opened + amount))
@@ -574,10 +576,10 @@ def simulate_leveraged(
     spread: float = 0.0,
 ) -> pd.Series:
     """Daily returns of a fund that holds `leverage` times its capital, reset every day:
-    L·r − (L − 1)·(rate + spread)/252 − fee/252. It cannot lose more than everything.
+    L·ρ − (L − 1)·(rate + spread)/252 − fee/252. It cannot lose more than everything.
 
     Args:
-        returns: of the underlying, a day each (0.01 is one percent).
+        returns: ρ, of the underlying, a day each (0.01 is one percent).
         leverage: L; negative for an inverse fund, which earns interest on 1 − L.
         rate, fee, spread: yearly fractions; the spread is paid on what is borrowed.
     Raises:

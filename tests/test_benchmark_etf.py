@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -51,3 +52,12 @@ def test_the_record_holds_claims_only():
         record = json.loads(path.read_text())
         for row in record["claims"]:
             assert set(row) == {"id", "measured"} and row["id"].startswith("etf.")
+
+
+def test_every_claim_about_real_prices_is_on_record(benchmark):
+    """Else a reader without prices would find a gap where the page has a number."""
+    (path,) = (BENCHMARKS / "results").glob("etf-*.json")
+    known = {row["id"] for row in json.loads(path.read_text())["claims"]}
+    code = "\n".join(c.source for c in nbformat.read(benchmark.NOTEBOOK, 4).cells)
+    asked = set(re.findall(r'on_real\(\s*"([^"]+)"', code))
+    assert len(asked) > 20 and asked <= known
