@@ -80,21 +80,21 @@ def simulate(
 ) -> Run:
     """Run `rule` over `prices` day by day.
 
-    On each day money comes in, tax on the gains of the year before is paid (on the first day of a year; by selling of
-    everything in proportion, if cash does not suffice), the rule is asked, and its orders are filled at the day's
+    On each day money comes in or goes out, tax on the gains of the year before is paid (on the first day of a year), both
+    by selling of everything in proportion if cash does not suffice, the rule is asked, and its orders are filled at the day's
     price of trade. What a rule sees of the day is that price; everything else is earlier. (A rule that brings a
     schedule along, as `follow` does, sees what its maker saw.)
 
     Args:
         prices: as from `prices.load_prices`; its columns are all that can be held.
         rule: see `Rule`.
-        flows: dollars paid in, by day (a day without a price raises).
+        flows: dollars paid in (negative: taken out), by day.
         cost: of a trade, as a fraction of its dollars.
         at: trade at the "open" or the "close".
         tax: on realised gains; none unless given.
     Raises:
-        ValueError: a cost outside [0, 1), flows on a day without prices, an order for more cash or units than there
-            are. The message says on which day.
+        ValueError: a cost outside [0, 1), flows on a day without prices, an order or a withdrawal of more than there is.
+            The message says on which day.
     """
     if not 0 <= cost < 1:
         raise ValueError(f"cost is a fraction of the traded dollars, got {cost}")
@@ -144,12 +144,17 @@ def simulate(
         cash += paid_in[d]
         if lots and d and years[d] != years[d - 1]:
             taxes[d] = lots.settle()
-            missing = taxes[d] - cash
-            if missing > 0:
-                worth = units @ trade[d]
-                sale = min(missing / (1 - cost), worth)
-                fill(d, -units * trade[d] * (sale / worth))
-            cash -= taxes[d]
+        missing = taxes[d] - cash
+        if missing > 0:
+            worth = units @ trade[d]
+            sale = missing / (1 - cost)
+            if sale > worth + CENT:
+                raise ValueError(
+                    f"on {days[d]:%Y-%m-%d} {missing:.2f} more is to be paid out than there is"
+                )
+            if worth:
+                fill(d, -units * trade[d] * min(sale / worth, 1.0))
+        cash -= taxes[d]
         orders = rule(past[:d], trade[d], units.copy(), cash)
         if orders is not None:
             fill(d, np.asarray(orders, float))
@@ -278,7 +283,7 @@ def dca_grid(
 def follow(
     prices: pd.DataFrame,
     schedule: pd.DataFrame,
-    flows: pd.Series,
+    flows: pd.Series | float,
     cost: float = 0.0,
     at: str = "open",
     tax: "Tax | None" = None,
@@ -288,9 +293,12 @@ def follow(
     Args:
         schedule: one row for each day on which to trade, one column for each ticker of `prices`; rows sum to at most
             1, and what is left stays in cash. Who makes it must see to it that a row uses nothing of its own day.
+        flows: dollars paid in, by day; or one amount on the first day.
     Raises:
         ValueError: negative weights, a sum above 1, a missing column, or a day without prices.
     """
+    if not isinstance(flows, pd.Series):
+        flows = pd.Series([float(flows)], prices.index[:1])
     tickers = list(prices["close"].columns)
     if set(schedule.columns) != set(tickers):
         raise ValueError(
@@ -305,6 +313,7 @@ def follow(
             f"a trade is planned for {strangers[0]:%Y-%m-%d}, a day without prices"
         )
     rows = dict(zip(prices.index.get_indexer(schedule.index), weights, strict=True))
+    paid_in = flows.reindex(prices.index, fill_value=0.0).to_numpy()
     last = np.zeros(len(tickers))
 
     def rule(past, price, units, cash):
@@ -313,12 +322,8 @@ def follow(
         if d in rows:
             last = rows[d]
             return toward(last, units * price, cash, cost)
-        parked = cash - (1 - last.sum()) * (cash + units @ price)
-        return (
-            last * (parked / (1 + cost) / last.sum())
-            if parked > CENT and last.any()
-            else None
-        )
+        new = min(paid_in[d], cash) / (1 + cost)
+        return last * new if new > 0 and last.any() else None
 
     return simulate(prices, rule, flows, cost, at, tax)
 
@@ -364,8 +369,6 @@ def rebalance(
     days = first_days(prices.index, frequency)
     schedule = pd.DataFrame(0.0, days, prices["close"].columns)
     schedule[list(weights)] = list(weights.values())
-    if not isinstance(contributions, pd.Series):
-        contributions = pd.Series([float(contributions)], prices.index[:1])
     return follow(prices, schedule, contributions, cost, at, tax)
 
 
@@ -441,8 +444,6 @@ def switch(
     weights = np.stack([hold, ~hold], axis=1)[:, : len(tickers)].astype(float)
     schedule = pd.DataFrame(weights, prices.index, tickers)
     turns = (hold != hold.shift()).to_numpy()
-    if not isinstance(contributions, pd.Series):
-        contributions = pd.Series([float(contributions)], prices.index[:1])
     return follow(prices, schedule[turns], contributions, cost, at, tax)
 
 
@@ -576,23 +577,21 @@ def simulate_leveraged(
     spread: float = 0.0,
 ) -> pd.Series:
     """Daily returns of a fund that holds `leverage` times its capital, reset every day:
-    L·ρ − (L − 1)·(rate + spread)/252 − fee/252. It cannot lose more than everything.
+    L·ρ − (L − 1)·(rate + spread)/252 − fee/252 for L ≥ 1. It cannot lose more than everything.
 
     Args:
         returns: ρ, of the underlying, a day each (0.01 is one percent).
-        leverage: L; negative for an inverse fund, which earns interest on 1 − L.
-        rate, fee, spread: yearly fractions; the spread is paid on what is borrowed.
+        leverage: L; below 1 the rest earns the rate, below 0 shares are sold short.
+        rate, fee, spread: yearly fractions; the spread is paid on what is borrowed, dollars or shares.
     Raises:
         ValueError: `returns` below −1 or missing.
     """
     if not (returns >= -1).all():
         raise ValueError("returns must be at least −1, and none may be missing")
-    borrowed = leverage - 1
-    paid = (
-        borrowed * rate + abs(borrowed) * spread
-        if leverage < 0
-        else borrowed * (rate + spread)
-    )
+    borrowed = max(leverage - 1, 0) + max(
+        -leverage, 0
+    )  # dollars, and shares sold short
+    paid = (leverage - 1) * rate + borrowed * spread
     return (leverage * returns - (paid + fee) / DAYS).clip(lower=-1.0)
 
 
@@ -784,7 +783,7 @@ def expected_max_sharpe(trials: int, spread: float) -> float:
         raise ValueError(
             f"a best of {trials} is no selection; at least 2 trials are needed"
         )
-    euler = 0.5772156649015329
+    euler = np.euler_gamma
     return spread * (
         (1 - euler) * norm.ppf(1 - 1 / trials)
         + euler * norm.ppf(1 - 1 / (trials * math.e))

@@ -68,7 +68,8 @@ def load_prices(
     Args:
         tickers: "SPY", or several; indices with their caret ("^IXIC").
         start, end: dates; the end is exclusive, as in `yfinance`.
-        source: "folder", "cache", "yfinance", or "auto": the first of these that has a series.
+        source: "folder", "cache", "yfinance", or "auto": the first of these that has a series; a download older than
+            `end` (or today) is then renewed if Yahoo answers.
         folder: of CSV files with the columns of Yahoo's downloads (Date, Open, Close, AdjClose; "^IXIC" is IXIC.csv);
             the setting MLBOOK_PRICES unless given.
         cache: the folder in which downloads are kept, as Parquet, with their date and digest.
@@ -242,17 +243,20 @@ def _day(day: pd.Timestamp | None) -> str:
 
 def _find(ticker, end, sources, folder, cache) -> tuple[pd.DataFrame, str, Path | None]:
     """The raw series, where it came from, and the file it was read from."""
+    today = pd.Timestamp.now().normalize()
+    renewable = "yfinance" in sources
+    needed = min(end or today, today) if renewable else None
     answers = []
     for source in sources:
         try:
             if source == "folder":
                 return _from_folder(ticker, folder)
             if source == "cache":
-                return _from_cache(ticker, end, cache)
+                return _from_cache(ticker, needed, cache)
             return _from_yfinance(ticker, cache)
         except PricesUnavailable as error:
             answers.append(f"{source}: {error}")
-    if "cache" in sources and "yfinance" in sources:  # old prices are better than none
+    if renewable and "cache" in sources:  # old prices are better than none
         try:
             return _from_cache(ticker, None, cache)
         except PricesUnavailable:
@@ -279,14 +283,14 @@ def _file(ticker: str) -> str:
     return ticker.removeprefix("^")
 
 
-def _from_cache(ticker: str, end, cache: Path) -> tuple[pd.DataFrame, str, Path]:
-    """The last download, if it was made on or after `end` (today, where that is None and it shall be fresh)."""
+def _from_cache(ticker: str, needed, cache: Path) -> tuple[pd.DataFrame, str, Path]:
+    """The last download; it must have been made on the day `needed` or later, if that is given."""
     kept = sorted(cache.glob(f"{_file(ticker)}_????-??-??.parquet"))
     if not kept:
         raise PricesUnavailable(f"nothing in {cache}")
     path = kept[-1]
     when = path.stem[-10:]
-    if end is not None and pd.Timestamp(when) < min(end, pd.Timestamp.now()):
+    if needed is not None and pd.Timestamp(when) < needed:
         raise PricesUnavailable(f"the last download is of {when}")
     raw = pd.read_parquet(path)
     if raw.attrs.get("digest") != digest(raw):

@@ -80,15 +80,16 @@ def test_the_books_balance_to_the_cent(seed):
     for run, table in runs(prices, seed):
         assert run.imbalance(table) < 0.005
         assert (run.cash > -0.005).all() and (run.units.to_numpy() >= 0).all()
+        assert (run.trades.cost >= 0).all()
         assert run.trades.day.isin(table.index).all()
 
 
 def test_an_entry_that_is_wrong_is_found_by_the_books():
     prices = market()
     run = dca(prices, 0.5)
-    for name in ("price", "units"):
+    for name, factor in (("price", 1.001), ("units", 1.001), ("units", 0.999)):
         broken = run.trades.copy()
-        broken.loc[7, name] *= 1.001
+        broken.loc[7, name] *= factor
         wrong = backtest.Run(
             run.values, run.before, run.flows, run.cash, run.units, broken, run.taxes
         )
@@ -222,10 +223,22 @@ def test_contributions_are_invested_between_rebalancings_without_selling():
     rows = run.trades[run.trades.day == day].set_index("ticker")
     spent = rows.units * rows.price
     assert spent["AAA"] / spent["BBB"] == pytest.approx(2.0)
-    # what is to stay in cash is a tenth of everything; the contribution is spent beyond it
-    assert run.cash[day] == pytest.approx(
-        min(0.1 * run.before[day] + 50, run.cash.shift()[day] + 500), rel=1e-6
-    )
+    # a tenth stays in cash
+    assert run.cash[day] == pytest.approx(run.cash.shift()[day] + 50, rel=1e-9)
+
+
+def test_withdrawals_are_paid_by_selling_in_proportion():
+    prices = market()
+    flows = monthly(prices.index, -100.0, 50_000.0)
+    run = rebalance(prices, {"AAA": 0.5, "BBB": 0.5}, "never", flows, cost=0.01)
+    assert run.imbalance(prices) < 0.005 and run.cash.abs().max() < 1e-6
+    sold = run.trades[run.trades.day == run.trades.day.iloc[-1]]
+    held = run.units.shift().loc[sold.day.iloc[0]]
+    assert len(sold) == 2 and (-sold.units.to_numpy() / held.to_numpy()).std() < 1e-12
+    with pytest.raises(ValueError, match="more is to be paid out than there is"):
+        rebalance(
+            prices, {"AAA": 1.0}, contributions=monthly(prices.index, -500.0, 900.0)
+        )
 
 
 def test_switching_is_in_only_on_days_that_say_so():
@@ -374,7 +387,10 @@ def test_leveraged_fund():
     assert fund[0] == pytest.approx(0.03 - (2 * 0.055 + 0.0095) / 252)
     assert fund[2] == -1.0  # not more than everything
     inverse = simulate_leveraged(r, -1, rate=0.05, spread=0.01)
-    assert inverse[0] == pytest.approx(-0.01 + (2 * 0.05 - 2 * 0.01) / 252)
+    assert inverse[0] == pytest.approx(-0.01 + (2 * 0.05 - 0.01) / 252)
+    half = simulate_leveraged(r, 0.5, rate=0.05, spread=0.01)
+    assert half[0] == pytest.approx(0.005 + 0.5 * 0.05 / 252)  # lent, not borrowed
+    assert simulate_leveraged(pd.Series([-1.0]), 1).tolist() == [-1.0]
     pd.testing.assert_series_equal(simulate_leveraged(r, 1), r)
     with pytest.raises(ValueError, match="at least −1"):
         simulate_leveraged(pd.Series([np.nan]), 2)
@@ -456,35 +472,54 @@ def test_losses_are_carried_on():
     assert after_tax(history, Tax(0.4, 0.2)).tax.tolist() == pytest.approx([0, 0, 16])
 
 
-def test_taxes_are_paid_in_the_next_year_out_of_the_account():
-    prices = market()
+@pytest.mark.parametrize("seed", [4, 7, 11])
+def test_taxes_are_paid_in_the_next_year_out_of_the_account(seed):
+    prices = market(seed=seed)
+    prices *= np.exp(np.arange(700) * 0.0015)[:, None]  # gains to tax
     tax = Tax(0.4, 0.2)
     run = rebalance(prices, {"AAA": 0.5, "BBB": 0.5}, "month", 10_000.0, tax=tax)
     by_year = after_tax(run.trades, tax)
     paid = run.taxes[run.taxes > 0]
+    assert len(paid) and run.owed > 0 and run.latent > 0
     assert set(paid.index) <= set(first_days(prices.index, "year")[1:])
     for day, amount in paid.items():
         assert amount == pytest.approx(by_year.tax[day.year - 1], rel=1e-9)
     assert run.owed == pytest.approx(by_year.tax[prices.index[-1].year], rel=1e-9)
-    sell_all = [
-        (prices.index[-1], t, -run.units[t].iloc[-1], prices["close"][t].iloc[-1], 0.0)
-        for t in run.units
-    ]
-    whole = after_tax(pd.concat([run.trades, trades(*sell_all)]), tax)
+    whole = after_tax(pd.concat([run.trades, sell_all(run, prices)]), tax)
     assert run.owed + run.latent == pytest.approx(whole.tax.iloc[-1], rel=1e-9)
     untaxed = rebalance(prices, {"AAA": 0.5, "BBB": 0.5}, "month", 10_000.0)
     assert run.values.iloc[-1] < untaxed.values.iloc[-1]
+
+
+def sell_all(run, prices):
+    day, last = prices.index[-1], prices["close"].iloc[-1]
+    return trades(*((day, t, -run.units[t].iloc[-1], last[t], 0.0) for t in run.units))
+
+
+def test_tax_is_paid_from_cash_where_there_is_some():
+    prices = market(400, tickers=("AAA",))
+    prices *= np.exp(np.arange(400) * 0.002)[:, None]
+    turn = pd.DatetimeIndex(["2015-03-02", "2015-12-01"])
+    half = pd.DataFrame({"AAA": [1.0, 0.5]}, turn)
+    flow = pd.Series(1000.0, prices.index[:1])
+    run = follow(prices, half, flow, tax=Tax())
+    new_year = first_days(prices.index, "year")[1]
+    assert run.taxes[new_year] > 0 and len(run.trades) == 2
+    # all invested, and as much paid in on the day as is due: nothing is sold
+    trade = pd.DataFrame({"AAA": [1.0, 0.5, 1.0]}, turn.append(prices.index[215:216]))
+    due = follow(prices, trade, flow, tax=Tax()).taxes[new_year]
+    run = follow(
+        prices, trade, pd.concat([flow, pd.Series(due + 50, [new_year])]), tax=Tax()
+    )
+    assert run.taxes[new_year] == pytest.approx(due)
+    assert (run.trades.units[run.trades.day >= new_year] > 0).all()
 
 
 def test_who_never_sells_owes_tax_at_the_end_only():
     prices = market()
     run, tax = dca(prices, 0.5, tax=Tax(0.4, 0.2)), Tax(0.4, 0.2)
     assert run.taxes.sum() == 0 and run.owed == 0
-    sell_all = [
-        (prices.index[-1], t, -run.units[t].iloc[-1], prices["close"][t].iloc[-1], 0.0)
-        for t in run.units
-    ]
-    whole = after_tax(pd.concat([run.trades, trades(*sell_all)]), tax)
+    whole = after_tax(pd.concat([run.trades, sell_all(run, prices)]), tax)
     assert run.latent == pytest.approx(whole.tax.sum())
 
 
@@ -579,3 +614,249 @@ def test_deflating_agrees_with_ffn():
     )
     assert deflated_sharpe(r.to_numpy(), trials) == pytest.approx(theirs, abs=2e-3)
     assert deflated_sharpe(r.to_numpy(), trials) < probabilistic_sharpe(r.to_numpy())
+
+
+# --- Details that a reader of the code relies on ---------------------------------------------------
+
+
+def test_defaults_are_those_of_the_chapter():
+    import inspect
+
+    def default(function, name):
+        return inspect.signature(function).parameters[name].default
+
+    assert [default(dca, k) for k in ("every", "amount", "at")] == [10, 3000.0, "open"]
+    assert [default(dca_grid, k) for k in ("every", "amount")] == [10, 3000.0]
+    assert default(rebalance, "frequency") == "year"
+    assert [default(moving_average_switch, k) for k in ("window", "lag")] == [200, 1]
+    assert (Tax().short, Tax().long, Tax().lots) == (0.35, 0.15, "fifo")
+
+
+def test_orders_of_a_rule():
+    prices = market(10, tickers=("AAA",))
+    flow = pd.Series(100.0, prices.index[:1])
+
+    def grasping(past, price, units, cash):
+        units[:] = 1e9  # its own copy
+        return [cash] if cash else None
+
+    assert simulate(prices, grasping, flow).units["AAA"].iloc[-1] < 1e3
+    for order, message in (
+        (lambda worth: -worth - 0.5, "sells more than is held"),
+        (lambda worth: 0.1, "spends 0.10 more"),
+    ):
+
+        def rule(past, price, units, cash, order=order):
+            return [cash] if not len(past) else [order((units * price)[0])]
+
+        with pytest.raises(ValueError, match=message):
+            simulate(prices, rule, flow)
+
+    def out(past, price, units, cash):
+        return [cash] if not len(past) else -units * price * (1 + 1e-14)
+
+    assert (simulate(prices, out, flow).units["AAA"].iloc[1:] == 0).all()
+    with pytest.raises(ValueError, match="cost is a fraction"):
+        dca(market(), 0.5, cost=-0.1)
+
+
+def test_all_cash_is_spent_costs_included():
+    prices = market()
+    for run in (
+        dca(prices, 0.5, cost=0.05),
+        rebalance(prices, {"AAA": 1.0}, "never", monthly(prices.index, 100.0), 0.05),
+    ):
+        assert run.cash.abs().max() < 1e-9
+
+
+def test_a_late_start_is_a_shorter_table():
+    prices = market()
+    late, short = dca(prices, 0.5, start=7), dca(prices.iloc[7:], 0.5)
+    assert late.values.iloc[-1] == pytest.approx(short.values.iloc[-1], rel=1e-14)
+
+
+def test_a_target_of_one_always_buys_the_first():
+    run = dca(market(), 1.0)
+    assert set(run.trades.ticker) == {"AAA"} and len(run.trades) == 70
+
+
+def test_more_borders():
+    prices = market(30)
+    for call, message in (
+        (lambda: dca(prices, -0.5), "got -0.5"),
+        (lambda: dca(prices, 0.5, amount=0.0), "amount = 0.0"),
+        (lambda: dca_grid(prices, [0.5], [-1]), "got -1 to -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    tenths = {f"T{i}": 0.1 for i in range(10)}  # whose sum is not quite one
+    many = market(30, tickers=tuple(tenths), sigma=(0.01,) * 10)
+    assert rebalance(many, tenths).cash.abs().max() < 1e-6
+
+
+def test_weights_go_by_name_and_none_means_cash():
+    prices = market()
+    a = rebalance(prices, {"AAA": 0.3, "BBB": 0.7})
+    b = rebalance(prices, {"BBB": 0.7, "AAA": 0.3})
+    pd.testing.assert_series_equal(a.values, b.values)
+    rows = pd.DataFrame([[0.7, 0.3]], prices.index[:1], ["BBB", "AAA"])
+    c = follow(prices, rows, 10_000.0)
+    assert c.values.iloc[200] == pytest.approx(a.values.iloc[200])
+    nothing = rebalance(prices, {"AAA": 0.0}, contributions=monthly(prices.index, 5.0))
+    assert nothing.values.iloc[-1] == nothing.flows.sum() and nothing.trades.empty
+
+
+def test_costs_are_solved_to_the_last_digit():
+    worth, weights = np.array([800.0, 100.0]), np.array([0.1, 0.9])
+    dollars = toward(weights, worth, 50.0, 0.2)
+    left = 950 - 0.2 * np.abs(dollars).sum()
+    np.testing.assert_allclose(worth + dollars, weights * left, rtol=1e-12)
+
+
+def test_inflation_grows_month_by_month():
+    days = pd.bdate_range("2020-01-01", "2020-12-31")
+    assert monthly(days, 100.0, 0.0, 0.05).iloc[6] == pytest.approx(100 * 1.05**0.5)
+
+
+def test_the_average_by_hand():
+    prices = market(tickers=("AAA",))
+    signal = prices["close"]["AAA"]
+    tail = prices.iloc[21:]
+    run = moving_average_switch(tail, signal, 20, 1, 1000.0)
+    for d in range(21, 700, 7):
+        known = signal.iloc[d - 20 : d]
+        assert (run.units["AAA"].iloc[d - 21] > 0) == (known.iloc[-1] > known.mean())
+    turns = (np.diff(np.sign(run.units["AAA"])) != 0).sum() + (
+        run.units["AAA"].iloc[0] > 0
+    )
+    assert len(run.trades) == turns
+    flat = moving_average_switch(tail, signal * 0 + 5, 20)
+    assert flat.trades.empty  # equal is not above
+    assert len(moving_average_switch(prices.iloc[20:], signal, 20).values) == 680
+    with pytest.raises(ValueError, match="no 20 closes up to 1 days before 2015-03-27"):
+        moving_average_switch(prices.iloc[19:], signal, 20)
+
+
+def test_flows_come_before_the_day_unless_told_otherwise():
+    days = pd.bdate_range("2020-01-01", periods=2)
+    unit = unit_value(pd.Series([100.0, 210.0], days), pd.Series([100.0, 100.0], days))
+    assert unit.iloc[1] == pytest.approx(1.05)
+
+
+def test_withdrawals():
+    days = pd.to_datetime(["2020-01-01", "2021-01-01", "2022-01-01"])
+    values, flows = (
+        pd.Series([100.0, 60.0, 66.0], days),
+        pd.Series([100.0, -50.0], days[:2]),
+    )
+    assert money_weighted(values, flows) == pytest.approx(0.1, abs=1e-3)
+    assert metrics(values, flows)["invested"] == 50
+
+
+def test_measures_of_an_account_that_gains_on_its_first_day():
+    days = pd.to_datetime(["2020-12-30", "2020-12-31", "2021-01-04", "2021-01-05"])
+    values = pd.Series([100.0, 50.0, 100.0, 110.0], days)
+    flows = pd.Series([80.0], days[:1])
+    rate = pd.Series([0.0, 2.52, 0.0, 5.04], days)
+    m = metrics(values, flows, rate=rate)
+    r = np.array([0.25, -0.5, 1.0, 0.1])
+    excess = r - rate.to_numpy() / 252
+    assert m["sharpe"] == pytest.approx(excess.mean() / excess.std(ddof=1) * 252**0.5)
+    short = np.sqrt((np.minimum(excess, 0) ** 2).mean())
+    assert m["sortino"] == pytest.approx(excess.mean() / short * 252**0.5)
+    assert m["volatility"] == pytest.approx(r.std(ddof=1) * 252**0.5)
+    assert m["worst_year_when"] == 2020 and m["worst_year"] == pytest.approx(-0.375)
+    assert m["recovered"] == days[2]  # back at the peak exactly
+    assert m["money_weighted"] == money_weighted(values, flows)
+    flat = metrics(pd.Series([100.0, 100.0], days[:2]))
+    assert flat["recovered"] is None and math.isnan(flat["sharpe"])
+    assert math.isnan(flat["sortino"])
+    one = market(30, tickers=("AAA",))
+    run = rebalance(one, {"AAA": 1.0}, contributions=monthly(one.index, 10.0))
+    assert run.metrics(0.5)["sharpe"] < run.metrics()["sharpe"]
+    assert run.metrics()["money_weighted"] == money_weighted(run.values, run.flows)
+
+
+def test_a_fee_slows_growth():
+    assert log_growth(2, 0.1, 0.2, 0.03, 0.01) == pytest.approx(
+        0.03 + 0.14 - 0.08 - 0.01
+    )
+
+
+def test_lots_are_of_one_ticker_and_sold_in_parts():
+    history = trades(
+        ("2020-01-02", "A", 10, 100.0, 0.0),
+        ("2020-01-02", "B", 10, 50.0, 0.0),
+        ("2020-02-03", "B", -4, 60.0, 2.0),
+        ("2020-03-02", "A", -3, 110.0, 0.0),
+        ("2020-03-03", "A", -3, 110.0, 0.0),
+        ("2020-03-04", "A", -4, 110.0, 0.0),
+    )
+    assert after_tax(history, Tax()).loc[2020, "short"] == pytest.approx(40 - 2 + 100)
+    with pytest.raises(ValueError, match="more than held"):
+        after_tax(
+            pd.concat([history, trades(("2020-03-05", "A", -1, 110.0, 0.0))]), Tax()
+        )
+
+
+def test_best_lots_weigh_gains_by_their_rates():
+    history = trades(
+        ("2020-01-02", "A", 1, 100.0, 0.0),  # long: 0.2 · 300
+        ("2021-01-04", "A", 1, 200.0, 0.0),  # short: 0.4 · 200
+        ("2021-03-01", "A", -1, 400.0, 0.0),
+    )
+    best = after_tax(history, Tax(0.4, 0.2, "best"))
+    assert best.loc[2021].tolist() == [0.0, 300.0, 60.0]
+
+
+def test_losses_of_both_kinds_are_carried_on_by_kind():
+    rows = [
+        ("2020-01-02", "A", 2, 100.0, 0.0),
+        ("2021-02-01", "A", -2, 70.0, 0.0),  # long −60
+        ("2021-02-02", "B", 1, 100.0, 0.0),
+        ("2021-03-01", "B", -1, 90.0, 0.0),  # short −10
+        ("2021-03-02", "A", 1, 10.0, 0.0),
+        ("2022-01-03", "A", -1, 30.0, 0.0),  # short +20
+    ]
+    table = after_tax(trades(*rows), Tax(0.4, 0.2))
+    assert table.loc[2021].tolist() == [-10.0, -60.0, 0.0]
+    assert table.loc[2022].tolist() == [10.0, -60.0, 0.0]
+    assert table.index.tolist() == [2020, 2021, 2022]
+
+
+def test_every_day_can_be_drawn():
+    rng = np.random.default_rng(0)
+    drawn = stationary_bootstrap(50, 400, 1.0, rng)
+    assert drawn.shape == (50, 400) and len(np.unique(drawn)) == 50
+
+
+def test_cash_in_grow_is_rebalanced_too():
+    r = np.full((4, 1, 1), 1.0)
+    # half doubles each day, rebalanced every second day: 1.5, 2.5, then 1.5 and 2.5 times that
+    np.testing.assert_allclose(grow(r, [0.5], 2)[:, 0], [1.5, 2.5, 3.75, 6.25])
+
+
+def test_probabilistic_sharpe_knows_skew_and_tails():
+    """With a true ratio of a half and a long left tail, estimates scatter far more than normal ones do."""
+    rng = np.random.default_rng(1)
+    p = [
+        probabilistic_sharpe(1.5 - rng.exponential(size=800), 0.5) for _ in range(3000)
+    ]
+    assert np.mean(np.array(p) > 0.95) == pytest.approx(0.05, abs=0.016)
+    r = rng.normal(0.3, 1, 5)
+    z, s = (r - r.mean()) / r.std(), r.mean() / r.std(ddof=1)
+    scatter = 1 - (z**3).mean() * s + ((z**4).mean() - 1) / 4 * s**2
+    expected = 0.5 * (1 + math.erf(s * math.sqrt(4 / scatter) / 2**0.5))
+    assert probabilistic_sharpe(r) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_expected_best_of_ten():
+    from scipy.stats import norm
+
+    g = 0.5772156649
+    best = (1 - g) * norm.ppf(0.9) + g * norm.ppf(1 - 0.1 / math.e)
+    assert expected_max_sharpe(10, 1.0) == pytest.approx(best, rel=1e-9)
+    r = np.random.default_rng(0).normal(0.05, 1, 300)
+    spread = np.std([0.1, -0.1, 0.03], ddof=1)
+    hurdle = expected_max_sharpe(3, spread)
+    assert deflated_sharpe(r, [0.1, -0.1, 0.03]) == probabilistic_sharpe(r, hurdle)

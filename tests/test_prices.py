@@ -36,9 +36,10 @@ class Yahoo:
     def __init__(self, monkeypatch, *answers):
         import yfinance
 
-        self.answers, self.asked = list(answers), 0
+        self.answers, self.asked, self.zone = list(answers), 0, "America/New_York"
+        self.waited = []
         monkeypatch.setattr(yfinance, "Ticker", lambda ticker: self)
-        monkeypatch.setattr(prices.time, "sleep", lambda seconds: None)
+        monkeypatch.setattr(prices.time, "sleep", self.waited.append)
 
     def history(self, period, auto_adjust, actions):
         assert (period, auto_adjust, actions) == ("max", False, False)
@@ -47,7 +48,7 @@ class Yahoo:
         if isinstance(answer, Exception):
             raise answer
         answer = answer.rename(columns={"AdjClose": "Adj Close"})
-        return answer.tz_localize("America/New_York")
+        return answer.tz_localize(self.zone)
 
 
 def test_opens_and_closes_are_adjusted_alike(folder):
@@ -193,7 +194,7 @@ def test_a_rate_limit_is_tried_again_and_then_told(folder, monkeypatch):
     yahoo = Yahoo(monkeypatch, *[limit] * 3)
     with pytest.raises(PricesUnavailable, match="refuses more requests"):
         load_prices("BBB")
-    assert yahoo.asked == 3
+    assert yahoo.asked == 3 and yahoo.waited == [2.0, 4.0]
 
 
 def test_policy_rate():
@@ -254,3 +255,159 @@ def test_cash_earns_the_policy_rate():
     grown = cash["close"]["CASH"].iloc[-1] - 1
     assert grown == pytest.approx(np.expm1(0.05375 * 365 / 360), rel=2e-3)
     assert (cash["open"]["CASH"] == cash["close"]["CASH"]).all()
+
+
+def test_the_longest_closure_is_no_gap(folder):
+    frame = raw("2001-08-01", days=60)
+    closed = frame.drop(
+        frame.loc["2001-09-11":"2001-09-14"].index
+    )  # to Monday the 17th
+    folder(AAA=closed)
+    assert len(load_prices("AAA")) == 56
+    folder(AAA=closed.drop(pd.Timestamp("2001-09-17")).drop(closed.index[40:48]))
+    with pytest.raises(ValueError, match="8 days before 2001-09-18"):
+        load_prices("AAA")
+
+
+def test_how_many_days_may_be_missing(folder):
+    a, b = raw(days=150), raw(days=150, seed=1)
+    folder(AAA=a, BBB=b.drop(b.index[70]))
+    assert len(load_prices(["AAA", "BBB"])) == 149
+    folder(AAA=a, BBB=b.drop(b.index[[20, 70]]))
+    with pytest.raises(ValueError, match="2 of 150 days"):
+        load_prices(["AAA", "BBB"])
+    folder(AAA=raw(days=30), BBB=raw(days=1, seed=1))
+    assert len(load_prices(["AAA", "BBB"])) == 1  # one day in common is enough
+
+
+def test_rows_are_sorted_and_every_field_counts_in_a_twin(folder):
+    frame = raw()
+    folder(AAA=frame.iloc[::-1])
+    np.testing.assert_allclose(load_prices("AAA")["close"]["AAA"], frame.AdjClose)
+    twin = frame.iloc[[5]].assign(Open=1.0)
+    folder(AAA=pd.concat([frame, twin]))
+    with pytest.raises(ValueError, match="two different rows"):
+        load_prices("AAA")
+
+
+def test_each_day_is_adjusted_by_its_own_factor(folder):
+    frame = raw()
+    frame.loc[frame.index >= "2020-01-20", ["Open", "Close"]] /= (
+        2  # a split, adjusted for
+    )
+    frame.loc[frame.index >= "2020-01-20", "AdjClose"] *= 1.01  # and a dividend
+    folder(AAA=frame)
+    table = load_prices("AAA")
+    np.testing.assert_allclose(table["close"]["AAA"], frame.AdjClose)
+    np.testing.assert_allclose(table["open"]["AAA"] / table["close"]["AAA"], 0.99)
+    frame.iloc[12:] *= 1.7  # a day that no fund has had, and no split
+    folder(AAA=frame)
+    assert len(load_prices("AAA")) == 30
+
+
+def test_the_order_of_sources(folder, monkeypatch, tmp_path):
+    yahoo = Yahoo(monkeypatch, raw(days=40), OSError("down"), OSError("down"))
+    with pytest.raises(PricesUnavailable, match="nothing in data"):
+        load_prices("AAA", source="cache")
+    assert yahoo.asked == 0
+    load_prices("AAA", source="yfinance")
+    folder(AAA=raw(days=20), AAAB=raw(days=10))
+    assert len(load_prices("AAA")) == 20  # the folder comes before the cache
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    raw(days=25).to_csv(elsewhere / "AAA.csv")
+    assert (
+        len(load_prices("AAA", folder=elsewhere)) == 25
+    )  # and its argument before the setting
+    assert len(load_prices("AAA", source="cache")) == 40
+    with pytest.raises(PricesUnavailable, match="OSError: down"):
+        load_prices(
+            "AAA", source="yfinance"
+        )  # who asks for fresh ones gets no old ones
+    with pytest.raises(PricesUnavailable, match="MLBOOK_PRICES|there is no"):
+        load_prices("CCC", source="folder")
+
+
+def test_which_download_is_fresh_enough(folder, monkeypatch):
+    yahoo = Yahoo(monkeypatch, raw(), raw(days=31), raw(days=32), raw(days=33))
+    load_prices("AAA")
+    cache = folder() / "data" / "prices"
+    (kept,) = cache.iterdir()
+    kept.rename(cache / "AAA_2020-02-20.parquet")
+    assert len(load_prices("AAA", end="2020-02-20")) == 30  # made on the day of the end
+    assert yahoo.asked == 1
+    assert len(load_prices("AAA", end="2020-02-21")) == 31  # a day older than the end
+    assert (
+        len(load_prices("AAA", end="2200-01-01")) == 31
+    )  # today's, for an end to come
+    assert yahoo.asked == 2
+    assert len(load_prices("AAA", end="2020-02-14")) == 31  # the newest of two
+    Yahoo(monkeypatch, raw(days=12))
+    assert len(load_prices("AAAB", end="2020-02-14")) == 12
+    assert len(load_prices("AAA", end="2020-02-14")) == 31
+
+
+def test_what_the_digest_covers(folder, monkeypatch):
+    frame = raw()
+    base = prices.digest(frame)
+    for other in (
+        frame.assign(AdjClose=frame.AdjClose * 1.01),
+        frame.assign(Open=frame.Open * 1.01),
+        frame.set_axis(frame.index + pd.Timedelta(days=1)),
+    ):
+        assert prices.digest(other) != base
+    Yahoo(monkeypatch, frame)
+    path = load_prices("AAA").attrs["files"]["AAA"]
+    bare = pd.read_parquet(path)
+    bare.attrs = {}
+    bare.to_parquet(path)
+    with pytest.raises(ValueError, match="damaged"):
+        load_prices("AAA", source="cache")
+
+
+def test_days_are_those_of_the_exchange(folder, monkeypatch):
+    frame = raw()
+    yahoo = Yahoo(monkeypatch, frame.set_axis(frame.index + pd.Timedelta(hours=9)))
+    yahoo.zone = "Asia/Tokyo"
+    table = load_prices("AAA")
+    assert list(table.index) == list(frame.index)
+
+
+def test_borders_of_the_policy_rate():
+    ends = pd.DatetimeIndex(["2025-12-31", "2015-12-16", "1998-11-17"])  # in no order
+    assert prices.policy_rate(ends).tolist() == [0.03625, 0.00375, 0.0475]
+    with pytest.raises(ValueError, match="2026-01-01"):
+        prices.policy_rate(pd.DatetimeIndex(["2025-06-02", "2026-01-01", "2025-07-01"]))
+
+
+def test_cash_earns_the_rate_of_its_day_and_keeps_the_sources():
+    days = pd.DatetimeIndex(["2023-07-24", "2023-07-25", "2023-07-26"])
+    table = pd.DataFrame(
+        1.0, days, pd.MultiIndex.from_product([["open", "close"], ["A"]])
+    )
+    table.attrs = {"sources": {"A": "here"}}
+    cash = prices.with_cash(table)
+    assert cash.attrs == table.attrs
+    grown = cash["close"]["CASH"].pct_change().iloc[1:] * 360
+    np.testing.assert_allclose(grown, [0.05125, 0.05375])
+
+
+def test_simulated_funds_by_hand():
+    nasdaq = pytest.importorskip("arch.data.nasdaq").load()
+    from arch.data import sp500
+
+    table = prices.simulated_funds()
+    rate = prices.policy_rate(nasdaq.index)
+    for index, fund, lev, fee in (
+        (nasdaq, "TQQQ", 3, 0.0095),
+        (nasdaq, "QLD", 2, 0.0095),
+        (sp500.load(), "SSO", 2, 0.0091),
+        (sp500.load(), "UPRO", 3, 0.0093),
+    ):
+        move = index.Close.pct_change()
+        expected = lev * move - ((lev - 1) * (rate + 0.0075) + fee) / 252
+        got = table["close"][fund].pct_change()
+        np.testing.assert_allclose(got[1:], expected[1:], atol=1e-12)
+        night = table["open"][fund] / table["close"][fund].shift() - 1
+        expected = lev * (index.Open / index.Close.shift() - 1)
+        np.testing.assert_allclose(night[1:], expected[1:], atol=1e-12)
