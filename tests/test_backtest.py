@@ -94,6 +94,13 @@ def test_an_entry_that_is_wrong_is_found_by_the_books():
             run.values, run.before, run.flows, run.cash, run.units, broken, run.taxes
         )
         assert wrong.imbalance(prices) > 0.1
+    for change in (10.0, -10.0):
+        values = run.values.copy()
+        values.iloc[5] += change
+        wrong = backtest.Run(
+            values, run.before, run.flows, run.cash, run.units, run.trades, run.taxes
+        )
+        assert wrong.imbalance(prices) == pytest.approx(10.0)
     late = run.flows.shift(1, fill_value=0.0)
     wrong = backtest.Run(
         run.values, run.before, late, run.cash, run.units, run.trades, run.taxes
@@ -689,6 +696,8 @@ def test_more_borders():
     ):
         with pytest.raises(ValueError, match=message):
             call()
+    over = {"AAA": 0.1 + 0.2, "BBB": 0.7 + 2e-16}  # one, and a rounding
+    assert sum(over.values()) > 1 and rebalance(prices, over).cash.iloc[-1] < 1e-6
     tenths = {f"T{i}": 0.1 for i in range(10)}  # whose sum is not quite one
     many = market(30, tickers=tuple(tenths), sigma=(0.01,) * 10)
     assert rebalance(many, tenths).cash.abs().max() < 1e-6
@@ -768,6 +777,8 @@ def test_measures_of_an_account_that_gains_on_its_first_day():
     assert m["worst_year_when"] == 2020 and m["worst_year"] == pytest.approx(-0.375)
     assert m["recovered"] == days[2]  # back at the peak exactly
     assert m["money_weighted"] == money_weighted(values, flows)
+    rise = metrics(pd.Series([1.0, 2.0, 0.5, 1.5], days))
+    assert rise["recovered"] is None and rise["peak"] == days[1]
     flat = metrics(pd.Series([100.0, 100.0], days[:2]))
     assert flat["recovered"] is None and math.isnan(flat["sharpe"])
     assert math.isnan(flat["sortino"])
@@ -822,6 +833,10 @@ def test_losses_of_both_kinds_are_carried_on_by_kind():
     assert table.loc[2021].tolist() == [-10.0, -60.0, 0.0]
     assert table.loc[2022].tolist() == [10.0, -60.0, 0.0]
     assert table.index.tolist() == [2020, 2021, 2022]
+    later_first = trades(
+        ("2022-01-03", "B", 1, 10.0, 0.0), ("2020-01-02", "A", 1, 10.0, 0.0)
+    )
+    assert after_tax(later_first, Tax()).index.tolist() == [2020, 2022]
 
 
 def test_every_day_can_be_drawn():

@@ -367,10 +367,10 @@ def test_what_the_digest_covers(folder, monkeypatch):
 
 def test_days_are_those_of_the_exchange(folder, monkeypatch):
     frame = raw()
-    yahoo = Yahoo(monkeypatch, frame.set_axis(frame.index + pd.Timedelta(hours=9)))
-    yahoo.zone = "Asia/Tokyo"
-    table = load_prices("AAA")
-    assert list(table.index) == list(frame.index)
+    for name, hours, zone in (("AAA", 0, "Asia/Tokyo"), ("BBB", 9, "America/New_York")):
+        moved = frame.set_axis(frame.index + pd.Timedelta(hours=hours))
+        Yahoo(monkeypatch, moved).zone = zone
+        assert list(load_prices(name).index) == list(frame.index)
 
 
 def test_borders_of_the_policy_rate():
