@@ -155,6 +155,8 @@ def simulate(
             if worth:
                 fill(d, -units * trade[d] * min(sale / worth, 1.0))
         cash -= taxes[d]
+        if -CENT <= cash < 0:  # all was paid out, but for a rounding
+            cash = 0.0
         orders = rule(past[:d], trade[d], units.copy(), cash)
         if orders is not None:
             fill(d, np.asarray(orders, float))

@@ -875,3 +875,39 @@ def test_the_expected_best_of_ten():
     spread = np.std([0.1, -0.1, 0.03], ddof=1)
     hurdle = expected_max_sharpe(3, spread)
     assert deflated_sharpe(r, [0.1, -0.1, 0.03]) == probabilistic_sharpe(r, hurdle)
+
+
+def test_selling_a_little_more_than_all_sells_all():
+    prices = market(2)
+
+    def rule(past, price, units, cash):
+        return -units * price - 0.005 if len(past) else [cash, 0.0]
+
+    run = simulate(prices, rule, pd.Series(100.0, prices.index[:1]))
+    assert run.trades.units.sum() == 0 and run.imbalance(prices) < 1e-9
+
+
+def test_a_gap_in_the_signal_is_refused():
+    prices = market(60)
+    signal = prices["close"]["AAA"].copy()
+    signal.iloc[40] = np.nan
+    with pytest.raises(ValueError, match=f"before {prices.index[41]:%Y-%m-%d}"):
+        moving_average_switch(prices.iloc[20:], signal, 10)
+
+
+def test_best_knows_that_a_year_is_not_more_than_a_year():
+    history = trades(
+        ("2020-01-02", "A", 1, 100.0, 0.0),
+        ("2020-06-01", "A", 1, 150.0, 0.0),
+        ("2021-01-02", "A", -1, 200.0, 0.0),  # both short: 0.4 · 100 against 0.4 · 50
+    )
+    best = after_tax(history, Tax(0.4, 0.1, "best"))
+    assert best.loc[2021].tolist() == [50.0, 0.0, 20.0]
+
+
+def test_a_withdrawal_may_miss_by_half_a_cent():
+    index = pd.bdate_range("2020-01-01", periods=2, name="date")
+    columns = pd.MultiIndex.from_product([["open", "close"], ["AAA"]])
+    flat = pd.DataFrame(50.0, index, columns)
+    run = rebalance(flat, {"AAA": 1.0}, "never", pd.Series([100.0, -100.005], index))
+    assert run.units["AAA"].iloc[-1] == 0 and run.values.iloc[-1] == 0

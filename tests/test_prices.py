@@ -411,3 +411,18 @@ def test_simulated_funds_by_hand():
         night = table["open"][fund] / table["close"][fund].shift() - 1
         expected = lev * (index.Open / index.Close.shift() - 1)
         np.testing.assert_allclose(night[1:], expected[1:], atol=1e-12)
+
+
+def test_the_cache_of_a_longer_name_is_not_this_one(folder, monkeypatch):
+    Yahoo(monkeypatch, raw())
+    load_prices("AAAB")
+    with pytest.raises(PricesUnavailable, match="nothing in"):
+        load_prices("AAA", source="cache")
+
+
+def test_a_cache_asked_for_by_name_may_be_old(folder, monkeypatch):
+    Yahoo(monkeypatch, raw())
+    load_prices("AAA")
+    (kept,) = (folder() / "data" / "prices").iterdir()
+    kept.rename(kept.with_name("AAA_2020-02-20.parquet"))
+    assert len(load_prices("AAA", source="cache")) == 30
