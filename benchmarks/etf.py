@@ -13,6 +13,7 @@ import nbformat
 from nbclient import NotebookClient
 from provenance import arguments, provenance, told
 
+from book.build.execute import collect
 from mlbook import prices
 from mlbook.claims import MIME
 
@@ -34,11 +35,9 @@ def claims(path: Path = NOTEBOOK, scale: str = "cpu") -> Iterator[dict]:
         resources={"metadata": {"path": str(path.parent)}},
     )
     client.execute(env=os.environ | {"MLBOOK_SCALE": scale})
-    for cell in book.cells:
-        for output in cell.get("outputs", []):
-            found = output.get("data", {}).get(MIME)
-            if found and found["verdict"] != "recorded":
-                yield {key: found[key] for key in ("id", "measured")}
+    for found in collect(book, MIME):
+        if found["verdict"] != "recorded":
+            yield {key: found[key] for key in ("id", "measured")}
 
 
 def measure(options: argparse.Namespace, rows=claims) -> dict:

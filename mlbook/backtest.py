@@ -11,7 +11,14 @@ from scipy.stats import norm
 
 DAYS = 252  # trading days in a year
 YEAR = 365.25  # calendar days in a year
-MONTHS = {"day": 0, "month": 1, "quarter": 3, "half-year": 6, "year": 12, "never": 1200}
+MONTHS = {
+    "day": 0,
+    "month": 1,
+    "quarter": 3,
+    "half-year": 6,
+    "year": 12,
+    "never": math.inf,
+}
 CENT = 0.01
 
 # (closes before today (days, n), today's prices of trade (n,), units held (n,), cash) → dollars to buy of each
@@ -80,9 +87,9 @@ def simulate(
 ) -> Run:
     """Run `rule` over `prices` day by day.
 
-    On each day money comes in or goes out, tax on the gains of the year before is paid (on the first day of a year), both
-    by selling of everything in proportion if cash does not suffice, the rule is asked, and its orders are filled at the day's
-    price of trade. What a rule sees of the day is that price; everything else is earlier. (A rule that brings a
+    On each day money comes in or goes out, tax on the gains of the year before is paid (on the first day of a year),
+    both by selling of everything in proportion if cash does not suffice, the rule is asked, and its orders are filled
+    at the day's price of trade. What a rule sees of the day is that price; everything else is earlier. (A rule that brings a
     schedule along, as `follow` does, sees what its maker saw.)
 
     Args:
@@ -379,8 +386,6 @@ def first_days(days: pd.DatetimeIndex, frequency: str) -> pd.DatetimeIndex:
     months = MONTHS[frequency]
     if not months:
         return days
-    if frequency == "never":
-        return days[:1]
     period = (days.year * 12 + days.month - 1) // months
     return days[np.diff(period, prepend=period[0] - 1) != 0]
 
@@ -419,7 +424,7 @@ def moving_average_switch(
         raise ValueError(
             f"window = {window} must be positive and lag = {lag} not negative"
         )
-    above = (signal > signal.rolling(window).mean()).shift(lag)
+    above = above_average(signal, window).shift(lag)
     known = signal.rolling(window).count().shift(lag).reindex(prices.index)
     if not (known == window).all():
         day = prices.index[~(known == window)][0]
@@ -429,6 +434,11 @@ def moving_average_switch(
     return switch(
         prices, above.reindex(prices.index).astype(bool), contributions, cost, at, tax
     )
+
+
+def above_average(signal: pd.Series, window: int) -> pd.Series:
+    """Whether each of `signal` stands above the mean of the last `window`, itself included; false while there are fewer."""
+    return signal > signal.rolling(window).mean()
 
 
 def switch(

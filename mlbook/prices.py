@@ -27,6 +27,7 @@ SIMULATED = {  # ticker → index in `arch`, leverage, yearly fee (the prospectu
     "QLD": ("nasdaq", 2, 0.0095),
     "TQQQ": ("nasdaq", 3, 0.0095),
 }
+SPREAD = 0.0075  # over the policy rate, a year: what TQQQ paid on what it borrowed, 2010 to 2025
 # The target of the Federal Reserve for the federal funds rate, in percent, from the day of each decision on; since
 # December 2008 the middle of its range. Board of Governors, "Open Market Operations" (public domain), to 2025.
 POLICY = """
@@ -97,9 +98,7 @@ def load_prices(
             ticker, end, SOURCES if source == "auto" else (source,), folder, Path(cache)
         )
         adjusted, told = adjust(raw, ticker)
-        series[ticker] = adjusted.loc[start:end]
-        if end is not None:
-            series[ticker] = series[ticker][series[ticker].index < end]
+        series[ticker] = _between(adjusted, start, end)
         if series[ticker].empty:
             raise ValueError(
                 f"{ticker} has no prices from {_day(start)} to {_day(end)}: "
@@ -208,8 +207,7 @@ def select(table: pd.DataFrame, tickers: Iterable[str], start=None, end=None):
         raise ValueError(
             f"{', '.join(missing)} are not in the table of {', '.join(table['close'])}"
         )
-    part = table.loc[start:, pd.MultiIndex.from_product([FIELDS, tickers])]
-    part = part if end is None else part[part.index < pd.Timestamp(end)]
+    part = _between(table[pd.MultiIndex.from_product([FIELDS, tickers])], start, end)
     if part.empty:
         raise ValueError(
             f"no day from {start} to {end}: the table goes from {_day(table.index[0])} to {_day(table.index[-1])}"
@@ -235,6 +233,12 @@ def with_cash(table: pd.DataFrame) -> pd.DataFrame:
     ]
     both.attrs = table.attrs
     return both
+
+
+def _between(table: pd.DataFrame, start, end) -> pd.DataFrame:
+    """From `start` up to and without `end`, either of them None or a date."""
+    table = table.loc[start:]
+    return table if end is None else table[table.index < pd.Timestamp(end)]
 
 
 def _day(day: pd.Timestamp | None) -> str:
@@ -366,13 +370,12 @@ def policy_rate(days: pd.DatetimeIndex) -> pd.Series:
 
 
 def simulated_funds(
-    tickers: Iterable[str] = tuple(SIMULATED), spread: float = 0.0075
+    tickers: Iterable[str] = tuple(SIMULATED), spread: float = SPREAD
 ) -> pd.DataFrame:
     """Funds as they might have been, 1999 to 2018, in the shape of `load_prices`, from data that ship with `arch`.
 
-    Each is the S&P 500 or the Nasdaq composite with daily leverage, financed at the policy rate plus `spread` (by default what the
-    real TQQQ paid, 2010 to 2025), less
-    the fee of today's fund. The indices leave dividends out (some 1.9 and 0.8 % a year), the composite is not the
+    Each is the S&P 500 or the Nasdaq composite with daily leverage, financed at the policy rate plus `spread`, less
+    the fee of the fund. The indices leave dividends out (some 1.9 and 0.8 % a year), the composite is not the
     Nasdaq-100, and the S&P 500's opens in these data are often the closes before.
 
     Args:
@@ -380,15 +383,20 @@ def simulated_funds(
     Raises:
         ValueError: another ticker.
     """
+    tickers = list(tickers)
     unknown = set(tickers) - set(SIMULATED)
     if unknown:
         raise ValueError(
             f"only {', '.join(SIMULATED)} can be simulated, not {', '.join(sorted(unknown))}"
         )
+    indices = {
+        index: importlib.import_module(f"arch.data.{index}").load()
+        for index in {SIMULATED[t][0] for t in tickers}
+    }
     series = {}
     for ticker in tickers:
         index, leverage, fee = SIMULATED[ticker]
-        raw = importlib.import_module(f"arch.data.{index}").load()
+        raw = indices[index]
         before = raw["Close"].shift().fillna(raw["Open"].iloc[0])
         daily = raw["Close"] / before - 1
         rate = policy_rate(raw.index)

@@ -150,8 +150,8 @@ def _execute(path: Path, cache: Path, threads: int, dependencies: dict) -> dict:
         "device": freshness.device_name(),
         "threads": threads,
         "versions": _versions(),
-        "claims": _collect(book, CLAIM_MIME),
-        "data": _collect(book, DATA_MIME),
+        "claims": collect(book, CLAIM_MIME),
+        "data": collect(book, DATA_MIME),
     }
     nbformat.write(book, cache / f"{path.stem}.ipynb")
     (cache / f"{path.stem}.json").write_text(
@@ -220,7 +220,8 @@ def _draws(source: str) -> bool:
     return bool(calls & makers)
 
 
-def _collect(book: nbformat.NotebookNode, mime: str) -> list[dict]:
+def collect(book: nbformat.NotebookNode, mime: str) -> list[dict]:
+    """All outputs of one kind: claims, say, or data."""
     return [
         output.data[mime]
         for cell in freshness.code_cells(book)
