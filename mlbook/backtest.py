@@ -358,6 +358,7 @@ def rebalance(
     cost: float = 0.0,
     at: str = "open",
     tax: "Tax | None" = None,
+    month: int = 1,
 ) -> Run:
     """Hold `weights`, and come back to them on the first trading day of each period.
 
@@ -365,8 +366,9 @@ def rebalance(
         weights: by ticker; those left out are 0.
         frequency: "day", "month", "quarter", "half-year", "year" or "never".
         contributions: dollars by day, invested by the weights; or one amount on the first day.
+        month: one in which a period begins: with "year" and 4, rebalanced each April.
     Raises:
-        ValueError: an unknown frequency or ticker, or weights as in `follow`.
+        ValueError: an unknown frequency, month or ticker, or weights as in `follow`.
     """
     if frequency not in MONTHS:
         raise ValueError(
@@ -375,18 +377,26 @@ def rebalance(
     unknown = set(weights) - set(prices["close"].columns)
     if unknown:
         raise ValueError(f"there are no prices of {', '.join(sorted(unknown))}")
-    days = first_days(prices.index, frequency)
+    days = first_days(prices.index, frequency, month)
     schedule = pd.DataFrame(0.0, days, prices["close"].columns)
     schedule[list(weights)] = list(weights.values())
     return follow(prices, schedule, contributions, cost, at, tax)
 
 
-def first_days(days: pd.DatetimeIndex, frequency: str) -> pd.DatetimeIndex:
-    """The first of `days`, and the first of each later period of `frequency`."""
+def first_days(
+    days: pd.DatetimeIndex, frequency: str, month: int = 1
+) -> pd.DatetimeIndex:
+    """The first of `days`, and the first of each later period of `frequency`; `month` is one in which a period begins.
+
+    Raises:
+        ValueError: `month` is not 1 to 12.
+    """
+    if month not in range(1, 13):
+        raise ValueError(f"month must be 1 to 12, got {month}")
     months = MONTHS[frequency]
     if not months:
         return days
-    period = (days.year * 12 + days.month - 1) // months
+    period = (days.year * 12 + days.month - month) // months
     return days[np.diff(period, prepend=period[0] - 1) != 0]
 
 

@@ -17,6 +17,14 @@ MARKS = {
     "failed": "!",
     "open": "○",
 }
+MEANINGS = {
+    "confirmed": "it holds",
+    "corrected": "the source says something else, and this is what holds",
+    "refuted": "the source’s own statement was tested and fails",
+    "recorded": "measured on another machine, which the chapter names",
+    "failed": "it does not hold",
+    "open": "this scale is too small to tell",
+}
 
 
 class ClaimFailed(AssertionError):
@@ -70,7 +78,8 @@ def claim(
         )
 
     if is_fact:
-        holds, shown = value, "checked" if value else "does not hold"
+        holds, left, right = value, "", ""
+        number = "checked" if value else "does not hold"
     else:
         holds = (
             math.isfinite(value)
@@ -79,7 +88,8 @@ def claim(
         )
         left = f"{above:.4g} < " if above is not None else ""
         right = f" < {below:.4g}" if below is not None else ""
-        shown = f"{left}{value:.4g}{right}" + (f" {unit}" if unit else "")
+        right += f" {unit}" if unit else ""
+        number = f"{value:.4g}"
     asserted = at_smoke or scale_name() != "smoke"
     outcome = verdict if holds else "failed" if asserted else "open"
     note = "" if asserted else "not asserted at this scale"
@@ -87,20 +97,21 @@ def claim(
         "id": id,
         "statement": statement,
         "measured": value,
-        "shown": shown,
+        "shown": left + number + right,
+        "marked": f"{html.escape(left)}<strong>{number}</strong>{html.escape(right)}",
         "source": source,
         "verdict": outcome,
         "holds": holds,
         "asserted": asserted,
     }
-    text = f"{MARKS[outcome]} {outcome}: {statement} [{shown}]" + "".join(
+    text = f"{MARKS[outcome]} {outcome}: {statement} [{record['shown']}]" + "".join(
         f" ({s})" for s in (source, note) if s
     )
     display(
         {MIME: record, "text/plain": text, "text/html": _line(record, note)}, raw=True
     )
     if asserted and not holds:
-        raise ClaimFailed(f"claim {id} does not hold: {statement} [{shown}]")
+        raise ClaimFailed(f"claim {id} does not hold: {statement} [{record['shown']}]")
 
 
 def _line(record: dict, note: str) -> str:
@@ -113,5 +124,6 @@ def _line(record: dict, note: str) -> str:
     )
     return (
         f'<div class="claim claim-{e["verdict"]}" id="claim-{e["id"]}" style="font-size:.9em;margin:.3em 0">'
-        f"<b>{MARKS[record['verdict']]} {e['verdict']}</b> {e['statement']} <code>{e['shown']}</code>{tail}</div>"
+        f'<b title="{MEANINGS[record["verdict"]]}">{MARKS[record["verdict"]]} {e["verdict"]}</b> {e["statement"]} '
+        f'<code title="bold: measured; beside it: the bounds it must keep">{record["marked"]}</code>{tail}</div>'
     )

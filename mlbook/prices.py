@@ -63,8 +63,9 @@ def load_prices(
     """Adjusted opens and closes: `table["close"]["SPY"]`, one row a trading day.
 
     The table begins where all series do and ends where the first of them ends. A day that some series lack is left
-    out, in all. Both are told in `table.attrs["repairs"]`; `table.attrs["sources"]` says where each series came from,
-    and `table.attrs["files"]` from which file, if from one.
+    out, in all. Both are told in `table.attrs["repairs"]`, and days on which no price moved, which are kept;
+    `table.attrs["sources"]` says where each series came from, with the beginning of its digest, and
+    `table.attrs["files"]` from which file, if from one.
 
     Args:
         tickers: "SPY", or several; indices with their caret ("^IXIC").
@@ -98,6 +99,7 @@ def load_prices(
             ticker, end, SOURCES if source == "auto" else (source,), folder, Path(cache)
         )
         adjusted, told = adjust(raw, ticker)
+        sources[ticker] += f", sha256 {digest(raw)[:8]}"
         series[ticker] = _between(adjusted, start, end)
         if series[ticker].empty:
             raise ValueError(
@@ -157,6 +159,12 @@ def adjust(raw: pd.DataFrame, ticker: str) -> tuple[pd.DataFrame, list[str]]:
         day = days.index[days > CLOSED][0]
         raise ValueError(
             f"{ticker} has no prices in the {days[day]:.0f} days before {day:%Y-%m-%d}"
+        )
+    still = (raw.Open == raw.Close) & (raw.Close == raw.Close.shift())
+    if still.any():
+        last = raw.index[still][-1]
+        told.append(
+            f"{ticker}: {still.sum()} days on which no price moved (not traded, perhaps), the last on {last:%Y-%m-%d}"
         )
     factor = raw.AdjClose / raw.Close
     return pd.DataFrame({"open": raw.Open * factor, "close": raw.AdjClose}), told

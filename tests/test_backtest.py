@@ -63,11 +63,9 @@ def runs(prices, seed):
     signal = prices["close"].iloc[:, 0]
     tax = rng.choice([None, Tax(0.4, 0.2, "fifo"), Tax(0.4, 0.2, "best")])
     frequency = rng.choice(["month", "quarter", "half-year", "year", "never"])
-    yield (
-        dca(prices, rng.random(), int(rng.integers(1, 30)), 3000.0, 0, cost, at),
-        prices,
-    )
-    yield rebalance(prices, weights, frequency, paid, cost, at, tax), prices
+    every, month = int(rng.integers(1, 30)), int(rng.integers(1, 13))
+    yield dca(prices, rng.random(), every, 3000.0, 0, cost, at, tax), prices
+    yield rebalance(prices, weights, frequency, paid, cost, at, tax, month), prices
     tail = prices.iloc[60:]
     flows = pd.Series(10_000.0, tail.index[:1])
     yield moving_average_switch(tail, signal, 50, 1, flows, cost, at, tax), tail
@@ -115,22 +113,25 @@ def test_what_comes_later_changes_nothing_before(seed):
     cut = 400
     changed = prices.copy()
     changed.iloc[cut + 1 :] *= np.random.default_rng(9).uniform(0.5, 2, (299, 4))
-    changed.iloc[cut, 2:] *= 1.7  # the closes of that day come after its opens
     day = prices.index[cut]
-    for (a, _), (b, _) in zip(
-        _at_open(prices, seed), _at_open(changed, seed), strict=True
-    ):
+    at_close = zip(_at("close", prices), _at("close", changed), strict=True)
+    for (a, _), (b, _) in at_close:
+        before = [run.trades[run.trades.day <= day] for run in (a, b)]
+        pd.testing.assert_frame_equal(*before)
+    changed.iloc[cut, 2:] *= 1.7  # the closes of that day come after its opens
+    for (a, _), (b, _) in zip(_at("open", prices), _at("open", changed), strict=True):
         before = [run.trades[run.trades.day <= day] for run in (a, b)]
         pd.testing.assert_frame_equal(*before)
         assert len(before[0]) > 1
 
 
-def _at_open(prices, seed):
+def _at(moment, prices):
     tail = prices.iloc[60:]
     signal = prices["close"].iloc[:, 0]
-    yield dca(prices, 0.4, 7), prices
-    yield rebalance(prices, {"AAA": 0.5, "BBB": 0.5}, "month", cost=0.01), prices
-    yield moving_average_switch(tail, signal, 50, tax=Tax()), tail
+    half = {"AAA": 0.5, "BBB": 0.5}
+    yield dca(prices, 0.4, 7, at=moment), prices
+    yield rebalance(prices, half, "month", cost=0.01, at=moment), prices
+    yield moving_average_switch(tail, signal, 50, at=moment, tax=Tax()), tail
 
 
 def test_a_lag_of_zero_does_look_ahead():
@@ -211,6 +212,14 @@ def test_periods_begin_where_they_should():
     assert firsts["quarter"][:3] == ["20-11-16", "21-01-01", "21-04-01"]
     assert len(firsts["month"]) == 16 and firsts["never"] == ["20-11-16"]
     assert len(firsts["day"]) == len(days)
+    april = [f"{d:%y-%m-%d}" for d in first_days(days, "year", 4)]
+    assert april == ["20-11-16", "21-04-01"]
+    august = [f"{d:%y-%m-%d}" for d in first_days(days, "half-year", 8)]
+    assert august == ["20-11-16", "21-02-01", "21-08-02", "22-02-01"]
+    assert list(first_days(days, "half-year", 2)) == list(
+        first_days(days, "half-year", 8)
+    )
+    assert len(first_days(days, "never", 12)) == 1
 
 
 def test_monthly_flows_grow():
@@ -284,6 +293,7 @@ def test_borders_of_strategies():
         (lambda: dca_grid(prices, [0.5], [30]), "starts must lie in 0 to 29"),
         (lambda: dca_grid(prices, [1.1], [0]), "between 0 and 1"),
         (lambda: rebalance(prices, {"AAA": 1.0}, "week"), "'week'"),
+        (lambda: rebalance(prices, {"AAA": 1.0}, month=0), "1 to 12, got 0"),
         (lambda: rebalance(prices, {"CCC": 1.0}), "no prices of CCC"),
         (lambda: rebalance(prices, {"AAA": 0.8, "BBB": 0.3}), "sum to at most 1"),
         (lambda: rebalance(prices, {"AAA": -0.1}), "must not be negative"),

@@ -262,6 +262,7 @@ def claim_cell(id):
         "id": id,
         "statement": "1 < 2",
         "shown": "1",
+        "marked": "<strong>1</strong>",
         "verdict": "confirmed",
         "asserted": True,
         "source": "",

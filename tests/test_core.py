@@ -65,6 +65,7 @@ def test_a_claim_that_holds_is_displayed_with_its_record(displayed):
     (bundle,) = displayed
     record = bundle[claims.MIME]
     assert record["holds"] and record["shown"] == "1 < 2 nats"
+    assert "<strong>1</strong> &lt; 2 nats</code>" in bundle["text/html"]
     assert (
         'id="claim-a.b"' in bundle["text/html"]
         and "x &lt; y" in bundle["text/html"]

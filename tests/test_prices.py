@@ -1,5 +1,7 @@
 """Prices: read from where they are, adjusted, aligned by date, and refused where they are not fit for use."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -57,7 +59,8 @@ def test_opens_and_closes_are_adjusted_alike(folder):
     table = load_prices("AAA")
     np.testing.assert_allclose(table["close"]["AAA"], frame.AdjClose)
     np.testing.assert_allclose(table["open"]["AAA"], frame.Open * 0.5)
-    assert table.attrs["sources"] == {"AAA": "AAA.csv in MLBOOK_PRICES"}
+    name, known = table.attrs["sources"]["AAA"].split(", sha256 ")
+    assert name == "AAA.csv in MLBOOK_PRICES" and re.fullmatch("[0-9a-f]{8}", known)
     assert table.attrs["files"]["AAA"].name == "AAA.csv"
 
 
@@ -82,6 +85,18 @@ def test_series_are_aligned_by_date_not_by_row(folder):
     told = " ".join(table.attrs["repairs"])
     assert "1 days that not all have left out" in told
     assert "AAA: 10 days outside 2020-01-10" in told
+
+
+def test_days_without_a_move_are_told_and_kept(folder):
+    frame = raw()
+    for day in (7, 8):
+        frame.iloc[day] = [*frame[["Close", "Close", "AdjClose"]].iloc[6]]
+    folder(AAA=frame)
+    table = load_prices("AAA")
+    assert len(table) == len(frame)
+    assert table.attrs["repairs"] == [
+        "AAA: 2 days on which no price moved (not traded, perhaps), the last on 2020-01-14"
+    ]
 
 
 def test_an_identical_day_twice_is_repaired_and_a_different_one_refused(folder):
@@ -164,7 +179,9 @@ def test_downloads_are_kept_with_date_and_digest(folder, monkeypatch):
     assert yahoo.asked == 1
     pd.testing.assert_frame_equal(first, again, check_freq=False)
     assert first.attrs["sources"]["AAA"].startswith("yfinance, 20")
-    assert again.attrs["sources"]["AAA"].endswith("from the cache")
+    assert "from the cache, sha256 " in again.attrs["sources"]["AAA"]
+    fingerprints = {t.attrs["sources"]["AAA"][-8:] for t in (first, again)}
+    assert len(fingerprints) == 1, "the same prices have the same digest"
     path = again.attrs["files"]["AAA"]
     damaged = pd.read_parquet(path)
     damaged.iloc[3, 1] += 0.01

@@ -262,7 +262,7 @@ def claims_table(chapters: list[Chapter]) -> str:
     for chapter in chapters:
         rows = [
             f'| <a href="../notebooks/{chapter.name}.html#claim-{c["id"]}">{html.escape(c["statement"])}</a> '
-            f"| {c['shown']} | {c['verdict']}{'' if c['asserted'] else ' (not asserted at this scale)'} "
+            f"| {c['marked']} | {c['verdict']}{'' if c['asserted'] else ' (not asserted at this scale)'} "
             f"| {html.escape(c['source'])} |"
             for c in chapter.record["claims"]
         ]
