@@ -19,6 +19,7 @@ FIELDS = ["open", "close"]
 SOURCES = ("folder", "cache", "yfinance")
 CLOSED = 7  # the longest closure since 1990, in calendar days (September 2001)
 GAPS = 0.01  # of a table's days: what may be missing in some series
+STILL = 0.005  # of a series' days: how many may stand still without being told; some do by chance
 SIMULATED = {  # ticker → index in `arch`, leverage, yearly fee (the prospectuses', 2010s)
     "SPY": ("sp500", 1, 0.0009),
     "SSO": ("sp500", 2, 0.0091),
@@ -63,7 +64,7 @@ def load_prices(
     """Adjusted opens and closes: `table["close"]["SPY"]`, one row a trading day.
 
     The table begins where all series do and ends where the first of them ends. A day that some series lack is left
-    out, in all. Both are told in `table.attrs["repairs"]`, and days on which no price moved, which are kept;
+    out, in all. Both are told in `table.attrs["repairs"]`, and days on which no price moved, where they are many, which are kept;
     `table.attrs["sources"]` says where each series came from, with the beginning of its digest, and
     `table.attrs["files"]` from which file, if from one.
 
@@ -161,10 +162,10 @@ def adjust(raw: pd.DataFrame, ticker: str) -> tuple[pd.DataFrame, list[str]]:
             f"{ticker} has no prices in the {days[day]:.0f} days before {day:%Y-%m-%d}"
         )
     still = (raw.Open == raw.Close) & (raw.Close == raw.Close.shift())
-    if still.any():
+    if still.mean() > STILL:
         last = raw.index[still][-1]
         told.append(
-            f"{ticker}: {still.sum()} days on which no price moved (not traded, perhaps), the last on {last:%Y-%m-%d}"
+            f"{ticker}: on {still.sum()} days no price moved (not traded, perhaps), the last on {last:%Y-%m-%d}"
         )
     factor = raw.AdjClose / raw.Close
     return pd.DataFrame({"open": raw.Open * factor, "close": raw.AdjClose}), told

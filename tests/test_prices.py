@@ -95,7 +95,7 @@ def test_days_without_a_move_are_told_and_kept(folder):
     table = load_prices("AAA")
     assert len(table) == len(frame)
     assert table.attrs["repairs"] == [
-        "AAA: 2 days on which no price moved (not traded, perhaps), the last on 2020-01-14"
+        "AAA: on 2 days no price moved (not traded, perhaps), the last on 2020-01-14"
     ]
 
 
