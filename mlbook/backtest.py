@@ -548,7 +548,7 @@ def metrics(
         "final" (dollars), "invested" (dollars), "cagr", "money_weighted" (yearly rates), "volatility" (yearly),
         "sharpe", "sortino" (yearly; Sortino's deviation is the root mean square of the shortfalls below `rate`, over
         all days), "max_drawdown" (positive), "peak", "trough", "recovered" (days; None where not yet), "worst_year"
-        (its return) and "worst_year_when".
+        (of calendar years, a broken first or last one counting as it is) and "worst_year_when".
     Raises:
         ValueError: as `unit_value`.
     """
