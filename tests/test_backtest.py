@@ -114,15 +114,14 @@ def test_what_comes_later_changes_nothing_before(seed):
     changed = prices.copy()
     changed.iloc[cut + 1 :] *= np.random.default_rng(9).uniform(0.5, 2, (299, 4))
     day = prices.index[cut]
-    at_close = zip(_at("close", prices), _at("close", changed), strict=True)
-    for (a, _), (b, _) in at_close:
-        before = [run.trades[run.trades.day <= day] for run in (a, b)]
-        pd.testing.assert_frame_equal(*before)
-    changed.iloc[cut, 2:] *= 1.7  # the closes of that day come after its opens
-    for (a, _), (b, _) in zip(_at("open", prices), _at("open", changed), strict=True):
-        before = [run.trades[run.trades.day <= day] for run in (a, b)]
-        pd.testing.assert_frame_equal(*before)
-        assert len(before[0]) > 1
+    for moment in ("close", "open"):
+        if moment == "open":  # that day's closes come after its opens
+            changed.iloc[cut, 2:] *= 1.7
+        pairs = zip(_at(moment, prices), _at(moment, changed), strict=True)
+        for (a, _), (b, _) in pairs:
+            before = [run.trades[run.trades.day <= day] for run in (a, b)]
+            pd.testing.assert_frame_equal(*before)
+            assert len(before[0]) > 1
 
 
 def _at(moment, prices):
