@@ -258,8 +258,8 @@ def dca_grid(
         mine = np.flatnonzero(starts % every == residue)
         goal = np.repeat(targets, len(mine))
         first = np.tile(starts[mine], len(targets))
-        risky, safe, scale, peak, worst = np.zeros((5, len(goal)))
-        low = np.ones(len(goal))
+        risky, safe, scale = np.zeros((3, len(goal)))
+        peak, low = np.full(len(goal), np.finfo(float).tiny), np.ones(len(goal))
         for day in range(starts[mine].min(), n, every):
             active = first <= day
             if day:  # valued at yesterday's close
@@ -267,19 +267,19 @@ def dca_grid(
                 under = a < goal * (a + b)
             else:
                 under = np.zeros(len(goal), bool)
-            under |= (first == day) & (goal > 0) | (goal == 1)
+            begins = first == day
+            under |= begins & (goal > 0) | (goal == 1)
             opened = risky * opens[0, day] + safe * opens[1, day]
-            scale = np.where(
-                first == day, 1 / amount, scale * (opened / (opened + amount))
-            )
+            scale = np.where(begins, 1 / amount, scale * (opened / (opened + amount)))
             risky += np.where(active & under, amount / opens[0, day], 0.0)
             safe += np.where(active & ~under, amount / opens[1, day], 0.0)
-            span = slice(day, min(day + every, n))
-            for c in range(span.start, span.stop):
-                unit = (risky * closes[0, c] + safe * closes[1, c]) * scale
-                np.maximum(peak, unit, out=peak)
-                np.divide(unit, peak, out=worst, where=active)
-                np.minimum(low, worst, out=low, where=active)
+            low[begins] = 1.0
+            # A dollar's value at the closes until the next purchase: (days, simulations).
+            unit = closes[:, day : day + every].T @ (np.stack((risky, safe)) * scale)
+            highest = unit.copy()
+            for height in highest:  # np.maximum.accumulate takes three times as long
+                peak = np.maximum(peak, height, out=height)
+            np.minimum(low, (unit / highest).min(axis=0), out=low)
         shape = (len(targets), len(mine))
         value = risky * closes[0, -1] + safe * closes[1, -1]
         out["final"][:, mine] = value.reshape(shape)

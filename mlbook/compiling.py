@@ -50,16 +50,26 @@ class Timing(NamedTuple):
 def timed(
     function: Callable, *args, samples: int = 15, sample_seconds: float = 4e-3
 ) -> Timing:
-    """Seconds of `function(*args)` once it is warm.
+    """Seconds of `function(*args)` once it is warm; as `compare`, of one call alone."""
+    call = functools.partial(function, *args)
+    return compare(call, samples=samples, sample_seconds=sample_seconds)[0]
+
+
+def compare(
+    *calls: Callable, samples: int = 15, sample_seconds: float = 4e-3
+) -> list[Timing]:
+    """Seconds of each call once it is warm, measured in turn: every call has its first
+    sample before any has its second, and a slow second of the machine falls on all.
 
     A sample is as many calls as fill `sample_seconds`, at least one, and then one
     synchronisation: the GPU works behind the CPU's back, and a clock stopped without
     waiting for it has timed the launches alone.
 
     Args:
-        function: called four times before the clock starts (a graph of `torch.compile`
-            is compiled in the first call and captured in the second).
-        samples: how many samples the median is of.
+        calls: functions without arguments, each called five times before the clock starts
+            (a graph of `torch.compile` is compiled in the first call and captured in the
+            second).
+        samples: how many samples each of the medians is of.
         sample_seconds: the length of a sample.
     Raises:
         ValueError: `samples` is below 3.
@@ -68,19 +78,23 @@ def timed(
         raise ValueError(
             f"a median with its spread needs at least 3 samples, got {samples}"
         )
-    for _ in range(3):
-        function(*args)
-    once = first_calls(function, *args, calls=1)[0]
-    calls = max(1, min(1000, round(sample_seconds / once)))
-    spans = []
+    repeats = []
+    for call in calls:
+        once = min(first_calls(call)[3:])
+        repeats.append(max(1, min(1000, round(sample_seconds / once))))
+    spans = [[] for _ in calls]
     for _ in range(samples):
-        start = time.perf_counter()
-        for _ in range(calls):
-            function(*args)
-        synchronise()
-        spans.append((time.perf_counter() - start) / calls)
-    deciles = statistics.quantiles(spans, n=10, method="inclusive")
-    return Timing(statistics.median(spans), deciles[0], deciles[-1])
+        for call, repeat, seconds in zip(calls, repeats, spans, strict=True):
+            start = time.perf_counter()
+            for _ in range(repeat):
+                call()
+            synchronise()
+            seconds.append((time.perf_counter() - start) / repeat)
+    deciles = [statistics.quantiles(s, n=10, method="inclusive") for s in spans]
+    return [
+        Timing(statistics.median(s), d[0], d[-1])
+        for s, d in zip(spans, deciles, strict=True)
+    ]
 
 
 def first_calls(function: Callable, *args, calls: int = 5) -> list[float]:

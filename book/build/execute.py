@@ -1,4 +1,4 @@
-"""Executing chapters: in parallel, measured, kept one by one as they finish."""
+"""Executing chapters: as many at a time as have two cores each, measured, kept one by one as they finish."""
 
 import ast
 import datetime
@@ -23,6 +23,8 @@ from mlbook.claims import MIME as CLAIM_MIME
 from mlbook.source import DATA_MIME
 
 CELL_TIMEOUT = 1200  # seconds
+# What a chapter's budget is written for. Two chapters on the same cores would also spoil each other's clocks.
+CORES_A_CHAPTER = 2
 
 
 class BuildError(Exception):
@@ -61,8 +63,9 @@ def chapters(paths: list[Path], root: Path, cache: Path, say=print) -> list[Chap
             say(
                 f"  {path.stem}: reused (executed {record['when']} in {record['seconds']:.0f} s)"
             )
-    workers = max(1, min(len(stale), os.cpu_count() or 1))
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    cores = os.cpu_count() or 1
+    workers = max(1, min(len(stale), cores // CORES_A_CHAPTER))
+    threads = max(1, cores // workers)
     failed: list[BuildError] = []
 
     def work(path: Path) -> None:
