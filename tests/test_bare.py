@@ -8,6 +8,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from book.build.execute import check_outputs
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = [
@@ -36,6 +38,7 @@ def test_a_chapter_without_triton_and_compiler(path, tmp_path):
     book = nbformat.read(path, as_version=4)
     client = NotebookClient(book, timeout=300, kernel_name="python3")
     client.execute(env=env, cwd=str(path.parent))
+    check_outputs(path.name, book)
     words = str([cell.get("outputs") for cell in book.cells])
     assert "Triton is not installed" in words or "There is no Triton" in words
     if "can_compile" in path.read_text():

@@ -1,6 +1,7 @@
 """The build: what makes a chapter stale, failures, interruption, claims, staging, the repository's address."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -189,24 +190,47 @@ def test_unchanged_chapters_are_reused_and_prose_is_current(root):
 
 def test_a_failing_chapter_is_named_and_the_others_are_kept(root):
     write_chapter(
-        root / "notebooks/one.ipynb", "a = 1", "raise ArithmeticError('too hot')"
+        root / "notebooks/two.ipynb", "a = 1", "raise ArithmeticError('too hot')"
     )
     said = []
     with pytest.raises(BuildError) as error:
         run(root, said)
     text = str(error.value)
     assert (
-        "one.ipynb: cell 2 (id cell-1)" in text
+        "two.ipynb: cell 2 (id cell-1)" in text
         and "ArithmeticError: too hot" in text
         and "\x1b" not in text
     )
-    write_chapter(root / "notebooks/one.ipynb", "a = 1")
+    write_chapter(root / "notebooks/two.ipynb", "a = 1")
     said.clear()
     run(root, said)
-    assert any("two: reused" in line for line in said), (
+    assert any("one: reused" in line for line in said), (
         "what finished before the failure is resumed from"
     )
-    assert any("one: executing" in line for line in said)
+    assert any("two: executing" in line for line in said)
+
+
+def test_two_chapters_do_not_share_two_cores(root, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    write_chapter(root / "notebooks/one.ipynb", "raise ArithmeticError('too hot')")
+    said = []
+    with pytest.raises(BuildError):
+        run(root, said)
+    assert not any("two: executing" in line for line in said)
+
+
+def test_four_cores_run_two_chapters_at_once(root, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    wait = """from pathlib import Path
+import time
+Path("../{0}.began").touch()
+while not Path("../{1}.began").exists():
+    time.sleep(0.05)"""
+    write_chapter(root / "notebooks/one.ipynb", wait.format("one", "two"))
+    write_chapter(root / "notebooks/two.ipynb", wait.format("two", "one"))
+    monkeypatch.setattr(execute, "CELL_TIMEOUT", 60)
+    done = run(root)
+    assert [chapter.record["threads"] for chapter in done] == [2, 2]
 
 
 def test_a_killed_kernel_is_reported(root):
@@ -232,6 +256,15 @@ def test_a_figure_without_output_fails(root):
     )
     with pytest.raises(BuildError, match=r"cell 1 .*nothing is visible"):
         run(root)
+
+
+def test_a_figure_under_a_condition_is_shown_or_its_absence_explained(root):
+    cell = "import matplotlib.pyplot as plt\nif False:\n    plt.subplots()"
+    path = write_chapter(root / "notebooks/one.ipynb", cell)
+    with pytest.raises(BuildError, match=r"cell 1 .*no line that says why not"):
+        run(root)
+    write_chapter(path, f"{cell}\nelse:\n    print('The figure needs a GPU.')")
+    run(root)
 
 
 def test_a_picture_without_alternative_text_fails(root):

@@ -14,6 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import mlbook
+from book.build.execute import check_outputs
 from mlbook.source import TAG
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -150,6 +151,7 @@ def test_a_notebook_alone_runs_on_colabs_packages(path, wheel, colab, tmp_path):
         "nothing that Colab has was replaced"
     )
     assert "mlbook" in after
+    check_outputs(path.name, nbformat.read(folder / path.name, 4))
     text = (folder / path.name).read_text()
     assert "application/vnd.mlbook.claim+json" in text and str(
         ROOT

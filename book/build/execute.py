@@ -164,7 +164,8 @@ def _execute(path: Path, cache: Path, threads: int, dependencies: dict) -> dict:
 
 
 def check_outputs(name: str, book: nbformat.NotebookNode) -> None:
-    """Every cell that draws shows something, every picture has alternative text, nothing is printed to stderr.
+    """Every cell that draws shows something or says why not, every picture has alternative text, nothing is printed to
+    stderr.
 
     Raises:
         BuildError: naming the cell.
@@ -182,9 +183,13 @@ def check_outputs(name: str, book: nbformat.NotebookNode) -> None:
         pictures = [
             s for s in shown if re.search(r"^image/|<(svg|img|video|canvas)\b", s)
         ]
-        if _draws(cell.source) and not pictures:
+        if not pictures and _draws(cell.source, always=True):
             raise BuildError(
                 f"{where} draws a figure, and nothing is visible in its output"
+            )
+        if not pictures and _draws(cell.source) and not _printed(cell, "stdout"):
+            raise BuildError(
+                f"{where} draws a figure where something is the case, and otherwise prints no line that says why not"
             )
         for picture in pictures:
             tags = re.findall(r"<(?:svg|img|video|canvas)\b[^>]*", picture)
@@ -194,20 +199,26 @@ def check_outputs(name: str, book: nbformat.NotebookNode) -> None:
                 raise BuildError(
                     f"{where} shows a picture without alternative text: use mlbook.figures.show(fig, alt=…)"
                 )
-        for output in cell.outputs:
-            if output.output_type == "stream" and output.name == "stderr":
-                raise BuildError(
-                    f"{where} printed to stderr, which readers would see:\n{output.text[:2000]}"
-                )
+        if errors := _printed(cell, "stderr"):
+            raise BuildError(
+                f"{where} printed to stderr, which readers would see:\n{errors[:2000]}"
+            )
 
 
-def _draws(source: str) -> bool:
+def _printed(cell: nbformat.NotebookNode, stream: str) -> str:
+    return "".join(
+        output.text
+        for output in cell.outputs
+        if output.output_type == "stream" and output.name == stream
+    )
+
+
+def _draws(source: str, always: bool = False) -> bool:
     """Whether a cell makes a figure: it calls `figures.show`, `.film` or `.slider`, or makes a matplotlib figure and
-    does not merely define the function that does."""
+    does not merely define the function that does. `always`: whether it does so under no condition."""
     tree = ast.parse(TransformerManager().transform_cell(source))
-    tree.body = [
-        n for n in tree.body if not isinstance(n, (ast.FunctionDef, ast.ClassDef))
-    ]
+    passed_over = (ast.FunctionDef, ast.ClassDef) + ((ast.If,) if always else ())
+    tree.body = [n for n in tree.body if not isinstance(n, passed_over)]
     calls = {
         ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)
     }
