@@ -1,5 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
+PAGES ?= smoke
 .PHONY: book test lab chapter lint format serve clean lock set-repository
 
 book: .venv/ready            ## execute what is stale, render _build/html
@@ -8,8 +9,8 @@ book: .venv/ready            ## execute what is stale, render _build/html
 chapter: .venv/ready         ## one chapter alone: make chapter NAME=flow-matching
 	@$(BIN)/python -m book.build $(NAME)
 
-test: .venv/ready            ## everything that is tested
-	$(BIN)/python -m pytest tests
+test: .venv/ready            ## everything that is tested; PAGES=cpu: the browser opens the book that `make book` made
+	$(BIN)/python -m pytest tests --pages=$(PAGES)
 	MLBOOK_SCALE=smoke $(BIN)/python -m pytest --nbmake --nbmake-timeout=300 notebooks
 
 lab: .venv/ready             ## JupyterLab on the chapters

@@ -6,3 +6,12 @@ os.environ["MLBOOK_SCALE"] = (
 # The kernels' tests are in the interpreter, where there is a GPU too: benchmarks/attention.py
 # checks them compiled.
 os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--pages",
+        default="smoke",
+        choices=["smoke", "cpu", "gpu"],
+        help="the scale of the book whose pages are opened in a browser; it is built if it is not there yet",
+    )

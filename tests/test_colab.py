@@ -30,6 +30,7 @@ COLAB = [
     "pandas",
     "matplotlib",
     "ipykernel",
+    "ipywidgets",
     "nbclient",
     "pip",
 ]

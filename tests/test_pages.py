@@ -36,10 +36,18 @@ if not CHROMIUM and not os.environ.get("CI"):
 
 
 @pytest.fixture(scope="module")
-def site():
-    """The book at scale smoke, served from this machine."""
-    build(ROOT, ROOT / "_build" / "smoke")
-    folder = ROOT / "_build" / "smoke" / "html"
+def folder(request):
+    """The book's pages at the scale that `--pages` names, built where they are not there yet."""
+    scale = request.config.getoption("pages")
+    out = ROOT / "_build" / ("smoke" if scale == "smoke" else "")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLBOOK_SCALE", scale)
+        return build(ROOT, out).parent
+
+
+@pytest.fixture(scope="module")
+def site(folder):
+    """The pages, served from this machine."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):
@@ -297,8 +305,7 @@ def test_claims_link_to_their_cells(browser, site):
             assert anchor in ids[where], f"{link} leads nowhere"
 
 
-def test_pages_open_from_a_folder_without_a_server(browser, site):
-    folder = (ROOT / "_build" / "smoke" / "html").as_uri() + "/"
-    with Opened(browser, folder, PAGES[-1]) as page:
+def test_pages_open_from_a_folder_without_a_server(browser, folder):
+    with Opened(browser, f"{folder.as_uri()}/", PAGES[-1]) as page:
         page.tab.wait_for_selector("mjx-container")
         assert page.foreign == [] and page.errors == []
