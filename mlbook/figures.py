@@ -115,10 +115,12 @@ def slider(
     """
     if not 0 < len(values) <= 40:
         raise ValueError(f"a slider takes 1 to 40 values, got {len(values)}")
+    glyphs, drawn = _share_glyphs(
+        [_svg(draw(value), f"{alt} ({label} = {value})") for value in values]
+    )
     frames = "".join(
-        f'<div class="mlbook-frame" data-value="{html.escape(str(value))}"{"" if i == start else " hidden"}>'
-        f"{_svg(draw(value), f'{alt} ({label} = {value})')}</div>"
-        for i, value in enumerate(values)
+        f'<div class="mlbook-frame" data-value="{html.escape(str(value))}"{"" if i == start else " hidden"}>{svg}</div>'
+        for i, (value, svg) in enumerate(zip(values, drawn, strict=True))
     )
     move = (
         "const f=this.closest('figure'),s=[...f.querySelectorAll('.mlbook-frame')];"
@@ -130,7 +132,8 @@ def slider(
         f'aria-label="{html.escape(label)}" oninput="{move}"><output>{html.escape(str(values[start]))}</output></label>'
     )
     _display(
-        f'{control}<div class="mlbook-scroll" tabindex="0">{frames}</div>', caption
+        f'{control}<div class="mlbook-scroll" tabindex="0">{glyphs}{frames}</div>',
+        caption,
     )
 
 
@@ -223,7 +226,9 @@ def _svg(fig: Figure, alt: str) -> str:
     plt.close(fig)
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(?<= d=")[^"]*|(?<= [xy]=")[^"]*', _rounded, svg)
+    svg = re.sub(r"\n\s*", "\n", svg)
     svg = svg.replace(INK, "currentColor").replace(INK.upper(), "currentColor")
     for name, colour in PALETTE.items():
         svg = re.sub(colour, f"var(--mlbook-{name},{colour})", svg, flags=re.IGNORECASE)
@@ -233,6 +238,38 @@ def _svg(fig: Figure, alt: str) -> str:
         "<svg ",
         f'<svg role="img" aria-label="{html.escape(alt)}" class="mlbook-svg" ',
         1,
+    )
+
+
+def _rounded(coordinates: re.Match) -> str:
+    """To a hundredth of a point: matplotlib writes six decimals, and a page of figures is made of little else."""
+    text = re.sub(
+        r"-?\d+\.\d+", lambda number: f"{round(float(number[0]), 2):g}", coordinates[0]
+    )
+    return " ".join(text.split())
+
+
+def _share_glyphs(svgs: list[str]) -> tuple[str, list[str]]:
+    """The outlines of letters that the figures draw, each once and in an `<svg>` of its own, and the figures without
+    them."""
+    ids: dict[str, str] = {}  # of each outline
+    shared: dict[str, str] = {}  # the id of every copy → the id of the one that is kept
+    glyph = re.compile(
+        r'<path id="([^"]+)" ((?:d="[^"]*" )?transform="scale\([\d.]+\)"/>)\s*'
+    )
+
+    def take(copy: re.Match) -> str:
+        shared[copy[1]] = ids.setdefault(copy[2], copy[1])
+        return ""
+
+    bare = [glyph.sub(take, svg) for svg in svgs]
+    outlines = "".join(f'<path id="{name}" {rest}' for rest, name in ids.items())
+    return (
+        f'<svg width="0" height="0" style="position:absolute" aria-hidden="true"><defs>{outlines}</defs></svg>',
+        [
+            re.sub(r'(?<=href="#)[^"]+', lambda name: shared.get(name[0], name[0]), svg)
+            for svg in bare
+        ],
     )
 
 

@@ -1,11 +1,13 @@
 """Figures: SVG that follows the page's colours, films that play, sliders, alternative text."""
 
 import base64
+import io
 import re
 import subprocess
 
 import imageio_ffmpeg
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 
 from mlbook import figures
@@ -60,6 +62,31 @@ def test_the_same_figure_gives_the_same_bytes(html):
     assert html[0] == html[1]
 
 
+def test_coordinates_are_rounded_to_a_hundredth_of_a_point(html):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 400))
+    plain = io.StringIO()
+    for out in (plain, None):
+        fig, ax = plt.subplots()
+        ax.plot(x, 1e3 * y, "-", lw=0.5)
+        ax.scatter(x, 1e3 * y)
+        if out:
+            fig.savefig(out, format="svg", transparent=True, bbox_inches="tight")
+    figures.show(fig, alt="scattered")
+    places = [
+        re.findall(r' (?:d|x|y)="([^"]*)"', text) for text in (plain.getvalue(), *html)
+    ]
+    assert len(places[0]) == len(places[1]) > 400
+    for pair in zip(*places, strict=True):
+        one, other = (
+            [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", place)]
+            for place in pair
+        )
+        assert np.allclose(one, other, rtol=0, atol=0.00501)
+    before, after = (sum(map(len, texts)) for texts in places)
+    assert after < 0.8 * before
+
+
 @pytest.mark.parametrize("alt", ["", "  "])
 def test_alternative_text_is_demanded(alt):
     with pytest.raises(ValueError, match="alternative text"):
@@ -112,6 +139,24 @@ def test_a_slider_holds_every_frame_and_shows_one(html):
         and "<output>2</output>" in text
     )
     assert 'aria-label="lines (base = 3)"' in text
+
+
+def test_the_frames_of_a_slider_share_their_letters(html):
+    def draw(value):
+        fig = plot()
+        fig.axes[0].set_title(f"title {value}")
+        return fig
+
+    figures.slider(draw, [1, 2, 34], label="base", alt="lines")
+    (text,) = html
+    head, *frames = text.split('<div class="mlbook-frame"')
+    outlines = re.findall(r'<path id="([^"]+)" (.*?)transform="scale', head)
+    assert outlines and len({d for _, d in outlines}) == len(outlines)
+    for frame in frames:
+        assert 'transform="scale(0.015625)"' not in frame
+        own = set(re.findall(r'\bid="([^"]+)"', frame))
+        used = set(re.findall(r'href="#([^"]+)"', frame))
+        assert used - own and used - own <= {name for name, _ in outlines}
 
 
 @pytest.mark.parametrize("values", [[], list(range(41))])

@@ -88,12 +88,8 @@ class Opened:
         self.context.add_init_script(
             f"localStorage.setItem('mode','{scheme}');localStorage.setItem('theme','{scheme}')"
         )
-        self.tab, self.errors, self.foreign, self.bytes = (
-            self.context.new_page(),
-            [],
-            [],
-            0,
-        )
+        self.tab = self.context.new_page()
+        self.errors, self.foreign, self.bytes, self.awaited = [], [], 0, set()
         self.tab.on(
             "console", lambda m: m.type == "error" and self.errors.append(m.text)
         )
@@ -103,26 +99,35 @@ class Opened:
             "response",
             lambda r: r.status >= 400 and self.errors.append(f"{r.status}: {r.url}"),
         )
-        self.tab.on("request", lambda r: self._seen(r.url, site))
+        self.tab.on("request", lambda r: self._seen(r, site))
         self.tab.on("requestfinished", self._count)
-        self.tab.goto(site + path, wait_until="networkidle")
+        self.tab.goto(site + path)
         self.tab.wait_for_function(
             "!window.MathJax || !MathJax.startup || MathJax.startup.promise.then(() => true)"
         )
+        quiet = 0
+        while quiet < 5:
+            self.tab.wait_for_timeout(100)
+            quiet = 0 if self.awaited else quiet + 1
 
     def _failed(self, request):
+        self.awaited.discard(request)
         film_paused = (
             request.url.endswith(".mp4") and request.failure == "net::ERR_ABORTED"
         )
         if not film_paused:  # the browser stops loading a film once it knows its size
             self.errors.append(f"failed: {request.url} ({request.failure})")
 
-    def _seen(self, url, site):
-        if not url.startswith((site, "data:", "blob:")):
-            self.foreign.append(url)
+    def _seen(self, request, site):
+        if not request.url.startswith((site, "data:", "blob:")):
+            self.foreign.append(request.url)
+        if not request.url.endswith(".mp4"):  # a film may take its time
+            self.awaited.add(request)
 
     def _count(self, request):
-        self.bytes += request.sizes()["responseBodySize"]
+        self.awaited.discard(request)
+        size = request.sizes()["responseBodySize"]
+        self.bytes += size  # asked for first: other requests are counted meanwhile
 
     def __enter__(self):
         return self
@@ -245,6 +250,15 @@ def test_search_finds_a_word_of_the_chapter(browser, site):
             "flow-matching" in a.get_attribute("href")
             for a in page.tab.locator("ul.search li a").all()
         )
+
+
+def test_icons_come_from_a_font_alone(browser, site):
+    with Opened(browser, site, PAGES[-1]) as page:
+        assert page.tab.locator("script[src*=fontawesome]").count() == 0
+        loaded = page.tab.evaluate(
+            "[...document.fonts].filter(f => f.status == 'loaded').map(f => f.family)"
+        )
+        assert any("Font Awesome" in family for family in loaded)
 
 
 def test_the_theme_switch_changes_the_page(browser, site):

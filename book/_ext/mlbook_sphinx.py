@@ -1,6 +1,7 @@
 """The book's Sphinx extension: numbered displays, the JupyterLab button, names for what screen readers meet."""
 
 import re
+from pathlib import Path
 
 from docutils import nodes
 from sphinx.transforms import SphinxTransform
@@ -61,9 +62,20 @@ def drop_thebe(app, pagename, templatename, context, doctree) -> None:
         ]
 
 
+def drop_icon_script(app, exception) -> None:
+    """The theme brings its icons twice: as a font, which suffices, and as 1.5 MB of script."""
+    if exception is None and app.builder.format == "html":
+        for page in Path(app.outdir).rglob("*.html"):
+            text = page.read_text()
+            rest = re.sub(r"<script[^>]*/fontawesome\.js[^>]*></script>\s*", "", text)
+            if rest != text:
+                page.write_text(rest)
+
+
 def setup(app):
     app.add_transform(NumberedDisplays)
     app.connect("html-page-context", add_lab_button, priority=900)
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("html-page-context", finish_html, priority=901)
+    app.connect("build-finished", drop_icon_script)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
