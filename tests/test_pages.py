@@ -125,9 +125,9 @@ class Opened:
             self.awaited.add(request)
 
     def _count(self, request):
-        self.awaited.discard(request)
         size = request.sizes()["responseBodySize"]
         self.bytes += size  # asked for first: other requests are counted meanwhile
+        self.awaited.discard(request)
 
     def __enter__(self):
         return self
