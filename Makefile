@@ -4,10 +4,10 @@ PAGES ?= smoke
 .PHONY: book test lab chapter lint format serve clean lock set-repository
 
 book: .venv/ready            ## execute what is stale, render _build/html
-	@$(BIN)/python -m book.build
+	@$(BIN)/python -m book.builder
 
 chapter: .venv/ready         ## one chapter alone: make chapter NAME=flow-matching
-	@$(BIN)/python -m book.build $(NAME)
+	@$(BIN)/python -m book.builder $(NAME)
 
 test: .venv/ready            ## everything that is tested; PAGES=cpu: the browser opens the book that `make book` made
 	$(BIN)/python -m pytest tests --pages=$(PAGES)
@@ -40,4 +40,4 @@ lock:                        ## requirements.txt from pyproject.toml; needs uv. 
 		pyproject.toml | grep -vE '^(nvidia-|cuda-)' > requirements.txt
 
 set-repository: .venv/ready  ## make set-repository URL=https://github.com/you/your-fork
-	@$(BIN)/python -m book.build.repository $(URL)
+	@$(BIN)/python -m book.builder.repository $(URL)

@@ -35,7 +35,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 import mlbook
-from mlbook.attention import (
+from mlbook.flash_attention import (
     SHARED_MEMORY,
     decode_splits,
     flash,
@@ -43,8 +43,8 @@ from mlbook.attention import (
     flash_decode,
     naive_attention,
 )
-from mlbook.attention.flash import Blocks
-from mlbook.attention.measure import SDPA, attention_flops
+from mlbook.flash_attention.flash import Blocks
+from mlbook.flash_attention.measure import SDPA, attention_flops
 
 RIVALS = {"ours": flash_attention} | SDPA
 SWEEP = tuple(1 << i for i in range(9))  # stretches of the cache

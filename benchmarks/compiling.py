@@ -21,7 +21,7 @@ import torch
 from provenance import arguments, card, provenance, slug, told
 
 import mlbook
-from mlbook import compiling
+from mlbook.torch_compile import compiling
 
 
 class Sizes(NamedTuple):

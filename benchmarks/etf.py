@@ -13,9 +13,9 @@ import nbformat
 from nbclient import NotebookClient
 from provenance import arguments, provenance, told
 
-from book.build.execute import collect
-from mlbook import prices
+from book.builder.execute import collect
 from mlbook.claims import MIME
+from mlbook.leveraged_etfs import prices
 
 NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "leveraged-etfs.ipynb"
 

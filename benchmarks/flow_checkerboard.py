@@ -19,8 +19,8 @@ from torchcfm.conditional_flow_matching import (
 from torchcfm.models.models import MLP
 
 import mlbook
-from mlbook import flow
-from mlbook.training import fit
+from mlbook.common.training import fit
+from mlbook.flow_matching import flow
 
 SEEDS = (0, 1)
 STEPS = 7_500

@@ -4,7 +4,7 @@
 
 In order: queries and keys of (8, 32, 2048, 128) rotated by both, beside a plain copy (on a CPU into new memory, as all
 ways do there: to get it takes most of the time), and on a GPU by the fused kernel, forward and backward; training steps
-of `mlbook.lm.Transformer` and of the `LlamaForCausalLM` with its weights, one model at a time, and on a CPU two at a
+of `mlbook.common.lm.Transformer` and of the `LlamaForCausalLM` with its weights, one model at a time, and on a CPU two at a
 time in two threads. Every way is checked. rope-DEVICE.json is written after every row. The exit status is 1 where a
 check failed.
 """
@@ -24,7 +24,9 @@ from provenance import arguments, card, provenance, slug, told
 from torch import Tensor
 
 import mlbook  # noqa: F401  (settles Triton's interpreter before Triton is imported)
-from mlbook import compiling, lm, optional, rope, rope_kernels
+from mlbook.common import lm, optional
+from mlbook.long_context import rope, rope_kernels
+from mlbook.torch_compile import compiling
 
 optional.hide_broken("torchvision")
 from transformers.models.llama.modeling_llama import (  # noqa: E402
@@ -139,7 +141,7 @@ def training(sizes: Sizes, device: torch.device) -> Iterator[dict]:
     x = torch.randint(256, (sizes.batch[0], sizes.batch[1] + 1), device=device)
     ours = lm.Transformer(**sizes.model).to(device)
     kinds = {
-        "mlbook.lm": (ours, lambda m, x: m(x)),
+        "mlbook.common.lm": (ours, lambda m, x: m(x)),
         "transformers": (
             lm.to_llama(ours).to(device).train(),
             lambda m, x: m(input_ids=x, use_cache=False).logits,
@@ -176,7 +178,7 @@ def training(sizes: Sizes, device: torch.device) -> Iterator[dict]:
                 "models_at_once": at_once,
                 "parameters": sum(p.numel() for p in ours.parameters()),
                 "tokens_a_second": at_once * tokens / middle,
-                "passed": abs(first[name] - first["mlbook.lm"]) < 1e-4,
+                "passed": abs(first[name] - first["mlbook.common.lm"]) < 1e-4,
             }
 
 

@@ -43,7 +43,7 @@ def show(*objects) -> None:
 
 
 def _in_repository(file: str) -> str:
-    """`…/site-packages/mlbook/flow.py` as `mlbook/flow.py`."""
+    """`…/site-packages/mlbook/claims.py` as `mlbook/claims.py`."""
     return (
         Path(file).resolve().relative_to(Path(__file__).resolve().parents[1]).as_posix()
     )

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from mlbook import attention
-from mlbook.attention import (
+from mlbook import flash_attention as attention
+from mlbook.flash_attention import (
     flash,
     flash_attention,
     flash_decode,
     kernels,
     naive_attention,
 )
-from mlbook.attention.flash import Blocks
+from mlbook.flash_attention.flash import Blocks
 
 pytest.importorskip("triton", reason="no Triton on this platform")
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
@@ -474,8 +474,8 @@ def test_without_triton_the_rest_works():
     run = python(
         "import sys; sys.modules['triton'] = None\n"
         "import torch\n"
-        "from mlbook import attention, show\n"
-        "from mlbook.attention import kernels\n"
+        "from mlbook import flash_attention as attention, show\n"
+        "from mlbook.flash_attention import kernels\n"
         "x = torch.randn(1, 1, 4, 16)\n"
         "assert attention.naive_attention(x, x, x).shape == x.shape\n"
         "show(kernels.forward)\n"
@@ -499,7 +499,7 @@ def test_without_triton_the_rest_works():
 def test_compiling_for_a_gpu_that_is_not_there():
     run = python(
         "import torch\n"
-        "from mlbook import attention\n"
+        "from mlbook import flash_attention as attention\n"
         "x = torch.randn(1, 1, 4, 16)\n"
         "attention.flash_attention(x, x, x)\n",
         TRITON_INTERPRET="0",

@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("triton", reason="no Triton on this platform")
 
-from mlbook.attention import SHARED_MEMORY, Job, block_sizes, compile_kernels
+from mlbook.flash_attention import SHARED_MEMORY, Job, block_sizes, compile_kernels
 
 UNITS = {75: None, 80: "mma", 89: "mma", 90: "wgmma", 100: "tcgen05", 120: "mma"}
 BACKWARD = ("row_dots", "backward_dk_dv", "backward_dq")

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlbook import backtest
-from mlbook.backtest import (
+from mlbook.leveraged_etfs import backtest
+from mlbook.leveraged_etfs.backtest import (
     Lots,
     Tax,
     after_tax,

@@ -249,7 +249,7 @@ def test_every_part_on_a_cpu(bench, tiny, tmp_path, monkeypatch, capsys):
 
 
 def test_the_chapters_report_shows_every_part(bench, tiny, tmp_path, monkeypatch):
-    from mlbook.attention import measure
+    from mlbook.flash_attention import measure
 
     stand_ins(bench, monkeypatch)
     made = {"device": "Tiny 1", "date": "2026-01-02", "cuda": "13.0"}

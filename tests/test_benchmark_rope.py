@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mlbook import compiling, optional
+from mlbook.common import optional
+from mlbook.torch_compile import compiling
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -39,7 +40,7 @@ def test_every_way_is_checked_and_written(benchmark, tmp_path):
     assert ways == {"copy", "transformers", "rope.rotate", "apply_rope"}
     rows = record["rotations"] + record["training"]
     assert all(row["passed"] for row in rows)
-    both = {"mlbook.lm", "transformers"}
+    both = {"mlbook.common.lm", "transformers"}
     compiled = {f"{w}, compiled" for w in both if compiling.can_compile()}
     assert {row["way"] for row in record["training"]} == both | compiled
     assert len({row["parameters"] for row in record["training"]}) == 1

@@ -11,9 +11,9 @@ import nbformat
 import pytest
 
 import mlbook
-from book.build import execute, freshness, pages, repository
-from book.build.__main__ import build
-from book.build.execute import BuildError
+from book.builder import execute, freshness, pages, repository
+from book.builder.__main__ import build
+from book.builder.execute import BuildError
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = "# {title}\n\nWhat it is for.\n"
@@ -74,11 +74,11 @@ def test_imports_are_followed_wherever_they_stand():
     found = freshness.imported_modules(source, ROOT)
     assert {
         "mlbook",
-        "mlbook.flow",
+        "mlbook.flow_matching.flow",
         "mlbook.claims",
         "mlbook.source",
     } <= found.keys() and "mlbook.figures" not in found
-    assert found["mlbook.flow"] == ROOT / "mlbook" / "flow.py"
+    assert found["mlbook.flow_matching.flow"] == ROOT / "mlbook/flow_matching/flow.py"
 
 
 def test_relative_imports_are_followed(root):

@@ -14,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import mlbook
-from book.build.execute import check_outputs
+from book.builder.execute import check_outputs
 from mlbook.source import TAG
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mlbook import compiling
+from mlbook.torch_compile import compiling
 
 TRITON = pytest.mark.skipif(
     compiling.triton is None, reason="Triton has no build for this platform"
@@ -217,7 +217,7 @@ AHEAD_OF_TIME = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from mlbook import compiling
+from mlbook.torch_compile import compiling
 
 names = compiling.matmul_kernel.arg_names
 fixed = dict(M=100, N=200, K=80, PROLOGUE=compiling.relu, EPILOGUE=compiling.bias_gelu, BLOCK=32)

@@ -126,7 +126,7 @@ def test_show_gives_the_source_and_its_lines(displayed):
 
 
 def test_show_dedents_methods(displayed):
-    from mlbook.flow import GaussianPath
+    from mlbook.flow_matching.flow import GaussianPath
 
     mlbook.show(GaussianPath.sample)
     body = displayed[0].data.split("```")[1]

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import mlbook
-from mlbook import flow
-from mlbook.training import fit
+from mlbook.common.training import fit
+from mlbook.flow_matching import flow
 
 PATHS = {
     "linear": flow.linear,

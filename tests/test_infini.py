@@ -6,7 +6,8 @@ import math
 import pytest
 import torch
 
-from mlbook import infini, lm, rope
+from mlbook.common import lm
+from mlbook.long_context import infini, rope
 
 
 def keys_and_values(n=24, d=8):

@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mlbook import infini, lm, optional, rope, training
+from mlbook.common import lm, optional, training
+from mlbook.long_context import infini, rope
 
 SIZE = dict(vocabulary=50, dim=32, layers=2, heads=4, max_length=40, base=20.0)
 

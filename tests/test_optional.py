@@ -7,7 +7,7 @@ import zipfile
 import pytest
 import torch
 
-from mlbook import corpora, optional, training
+from mlbook.common import corpora, optional, training
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from mlbook import parallel
-from mlbook.attention.reference import naive_attention
+from mlbook.flash_attention import parallel
+from mlbook.flash_attention.reference import naive_attention
 
 SAME = dict(rtol=1e-12, atol=1e-13)  # float64 rounding
 

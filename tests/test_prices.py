@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlbook import prices
-from mlbook.prices import PricesUnavailable, load_prices
+from mlbook.leveraged_etfs import prices
+from mlbook.leveraged_etfs.prices import PricesUnavailable, load_prices
 
 
 def raw(start="2020-01-02", days=30, first=100.0, seed=0):

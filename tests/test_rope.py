@@ -6,7 +6,8 @@ import random
 import pytest
 import torch
 
-from mlbook import optional, rope
+from mlbook.common import optional
+from mlbook.long_context import rope
 
 EPS32 = torch.finfo(torch.float32).eps
 

@@ -10,8 +10,8 @@ import sys
 import pytest
 import torch
 
-from mlbook import rope, rope_kernels
-from mlbook.rope_kernels import fused_rope
+from mlbook.long_context import rope, rope_kernels
+from mlbook.long_context.rope_kernels import fused_rope
 
 triton = pytest.importorskip("triton", reason="no Triton on this platform")
 
@@ -192,8 +192,8 @@ def test_without_triton():
         import sys
         sys.modules["triton"] = None
         import torch
-        from mlbook import rope
-        from mlbook.rope_kernels import fused_rope
+        from mlbook.long_context import rope
+        from mlbook.long_context.rope_kernels import fused_rope
         x = torch.ones(1, 1, 3, 4)
         fused_rope(x, x, *rope.rotation(torch.arange(3), rope.inv_freq(4)))
     """
@@ -220,7 +220,7 @@ def compile_rope(capability, dim, dtype, interleaved, back, strides="i32"):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from mlbook.attention.compiled import resources
+    from mlbook.flash_attention.compiled import resources
 
     kernel, cuda = rope_kernels.rope, torch.device("cuda")
     rows, width, _ = rope_kernels.launch_sizes(dim, 32, cuda)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mlbook.attention import traffic
-from mlbook.attention.traffic import Chip, io_count, io_formula
+from mlbook.flash_attention import traffic
+from mlbook.flash_attention.traffic import Chip, io_count, io_formula
 
 
 def numbers(n, d, seed=0):

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlbook import lm, rope
+from mlbook.common import lm
+from mlbook.long_context import rope
 
 
 @dataclass

@@ -9,8 +9,8 @@ more than that (benchmarks/rope.py).
 import torch
 from torch import Tensor
 
-from mlbook.attention.flash import check_heads, check_runnable, on, power_of_two
-from mlbook.attention.kernels import tl, triton
+from mlbook.flash_attention.flash import check_heads, check_runnable, on, power_of_two
+from mlbook.flash_attention.kernels import tl, triton
 
 HEADS = 4  # of queries that one program rotates: they share what it read of the tables
 ELEMENTS = 2048  # of a head that it holds at a time: 16 a thread
@@ -102,7 +102,7 @@ def fused_rope(
         rope,
         q,
         missing="Triton is not installed (it has no build for macOS and Windows), and this kernel is written in it: "
-        "use mlbook.rope.rotate",
+        "use mlbook.long_context.rope.rotate",
     )
     dtype = q.dtype
     if dtype == torch.bfloat16 and q.device.type == "cpu":

@@ -11,8 +11,8 @@ from pathlib import Path
 import nbformat
 import yaml
 
-from book.build import freshness
-from book.build.execute import BuildError, Chapter
+from book.builder import freshness
+from book.builder.execute import BuildError, Chapter
 
 SITE = ["_config.yml", "_toc.yml", "book"]  # what is copied as it is
 DATA_URI = re.compile(r"data:(video/mp4|image/jpeg);base64,([A-Za-z0-9+/=]+)")
@@ -69,7 +69,7 @@ def stage(root: Path, folder: Path, chapters: list[Chapter]) -> bool:
             if (
                 path.is_file()
                 and "__pycache__" not in path.parts
-                and "build" not in path.relative_to(root).parts
+                and "builder" not in path.relative_to(root).parts
             ):
                 files[str(path.relative_to(root))] = path.read_bytes()
     if len(chapters) < len(chapter_paths(root)):

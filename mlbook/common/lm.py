@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlbook import rope
-from mlbook.optional import hide_broken
+from mlbook.common.optional import hide_broken
+from mlbook.long_context import rope
 
 EPS = 1e-6  # of the norms
 POSITIONS = ("rope", "alibi", "sinusoidal", "learned", "none")

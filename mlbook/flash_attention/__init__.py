@@ -1,14 +1,14 @@
 """Attention: by the definition, by FlashAttention's kernels, and the counting of what
 they move."""
 
-from mlbook.attention.compiled import SHARED_MEMORY, Job, compile_kernels
-from mlbook.attention.flash import (
+from mlbook.flash_attention.compiled import SHARED_MEMORY, Job, compile_kernels
+from mlbook.flash_attention.flash import (
     block_sizes,
     decode_splits,
     flash_attention,
     flash_decode,
 )
-from mlbook.attention.reference import (
+from mlbook.flash_attention.reference import (
     State,
     causal_mask,
     finish,

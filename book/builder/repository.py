@@ -1,4 +1,4 @@
-"""`python -m book.build.repository URL`: point every copy of the repository's address at URL.
+"""`python -m book.builder.repository URL`: point every copy of the repository's address at URL.
 
 The address stands in `mlbook/source.py`; what cannot import it (the notebooks' first cell, _config.yml, README.md …) holds copies.
 """

@@ -16,7 +16,7 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mlbook.attention.flash import MERGED, Blocks, _options, block_sizes
+from mlbook.flash_attention.flash import MERGED, Blocks, _options, block_sizes
 
 # Shared memory that one program may use, bytes: CUDA C++ programming guide, “technical
 # specifications per compute capability”.
@@ -76,7 +76,7 @@ def compile_kernels(jobs: list[Job]) -> list[Report]:
         [
             sys.executable,
             "-c",
-            "from mlbook.attention import compiled; compiled.main()",
+            "from mlbook.flash_attention import compiled; compiled.main()",
         ],
         input=json.dumps([asdict(job) for job in jobs]),
         env=os.environ | {"TRITON_INTERPRET": "0"},
@@ -94,7 +94,7 @@ def _compile(job: Job) -> Report:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from mlbook.attention import kernels
+    from mlbook.flash_attention import kernels
 
     kernel = getattr(kernels, job.kernel)
     blocks = Blocks(

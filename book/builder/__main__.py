@@ -1,4 +1,4 @@
-"""`python -m book.build [NAME]`: execute what is stale, render, and say which page to open."""
+"""`python -m book.builder [NAME]`: execute what is stale, render, and say which page to open."""
 
 import argparse
 import shutil
@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 
 import mlbook
-from book.build import execute, pages
-from book.build.execute import BuildError
+from book.builder import execute, pages
+from book.builder.execute import BuildError
 
 ROOT = Path(__file__).resolve().parents[2]
 say = partial(print, flush=True)
@@ -85,7 +85,7 @@ def render(target: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m book.build", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m book.builder", description=__doc__)
     parser.add_argument(
         "name", nargs="?", help="one chapter alone, such as flow-matching"
     )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mlbook.attention import kernels
+from mlbook.flash_attention import kernels
 
 LOG2_E = math.log2(math.e)
 MERGED = 64  # states that one step of decode_merge takes
@@ -189,7 +189,7 @@ class _Flash(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph=True: a wrong zero would follow
             raise RuntimeError(
                 "flash_attention can be differentiated once, its backward pass being a kernel: "
-                "where create_graph=True is needed, use mlbook.attention.naive_attention"
+                "where create_graph=True is needed, use mlbook.flash_attention.naive_attention"
             )
         q, k, v, out, lse = ctx.saved_tensors
         batch, heads, n_q, head_dim = q.shape
@@ -389,7 +389,7 @@ def _check_runnable(x: Tensor) -> None:
         kernels.forward,
         x,
         missing="this kernel is written in Triton, which this machine does not have (it is made for Linux): "
-        "use mlbook.attention.naive_attention, or torch's scaled_dot_product_attention",
+        "use mlbook.flash_attention.naive_attention, or torch's scaled_dot_product_attention",
     )
     if x.dtype == torch.bfloat16 and not interpreted and capability(x.device) < (8, 0):
         raise TypeError(

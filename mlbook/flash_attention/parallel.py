@@ -27,7 +27,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import gelu
 
-from mlbook.attention.reference import State, finish, merge, partial_attention
+from mlbook.flash_attention.reference import State, finish, merge, partial_attention
 
 # Sequence parallelism
 

@@ -18,7 +18,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 import mlbook
-from book.build import freshness
+from book.builder import freshness
 from mlbook.claims import MIME as CLAIM_MIME
 from mlbook.source import DATA_MIME
 

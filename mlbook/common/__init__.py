@@ -1,0 +1,1 @@
+"""What several chapters share: the small language model with its corpora, training, packages that may be missing."""

@@ -1,0 +1,1 @@
+"""The room of the chapter on long context: rotary position embeddings, their kernels, Infini-attention."""

@@ -1,0 +1,1 @@
+"""The room of the chapter on torch.compile and CUDA graphs."""
