@@ -7,13 +7,12 @@ import re
 from IPython.display import display
 
 MIME = "application/vnd.mlbook.claim+json"
-VERDICTS = ("confirmed", "corrected", "refuted", "recorded")
+VERDICTS = ("confirmed", "corrected", "refuted")
 # What a line says: the verdict where the claim holds; "failed" where it does not; "open" where a small scale cannot tell
 MARKS = {
     "confirmed": "✓",
     "corrected": "✎",
     "refuted": "✗",
-    "recorded": "●",
     "failed": "!",
     "open": "○",
 }
@@ -21,7 +20,6 @@ MEANINGS = {
     "confirmed": "it holds",
     "corrected": "the source says something else, and this is what holds",
     "refuted": "the source’s own statement was tested and fails",
-    "recorded": "measured on another machine, which the chapter names",
     "failed": "it does not hold",
     "open": "this scale is too small to tell",
 }
@@ -42,6 +40,7 @@ def claim(
     verdict: str = "confirmed",
     unit: str = "",
     at_smoke: bool = True,
+    recorded: dict | None = None,
 ) -> None:
     """Check a claim, display it as one line, and leave it where the book's build collects it.
 
@@ -52,10 +51,12 @@ def claim(
         below, above: the bounds it must keep, both strict; at least one for a number.
         source: the paper, post or file that the statement comes from.
         verdict: "confirmed"; "corrected" (the source is wrong, this is right); "refuted" (the source's own
-            statement was tested and failed: the bounds are those of the refutation); "recorded" (measured elsewhere).
+            statement was tested and failed: the bounds are those of the refutation).
         unit: printed after the number.
         at_smoke: False where the claim needs the sizes of the larger scales (a trained model, say): at scale "smoke"
             it is then shown and not asserted.
+        recorded: where the number comes from another machine, the record that holds it (one of `mlbook.recorded`,
+            with "device" and "date"): the line says so, and the claim is asserted at every scale.
     Raises:
         ClaimFailed: the bounds are not kept, or the number is not finite.
         ValueError: the claim itself is malformed.
@@ -69,6 +70,10 @@ def claim(
     if verdict not in VERDICTS:
         raise ValueError(
             f"claim {id}: verdict {verdict!r} is not one of {', '.join(VERDICTS)}"
+        )
+    if recorded is not None and not {"device", "date"} <= recorded.keys():
+        raise ValueError(
+            f"claim {id}: a record names its device and date, got {sorted(recorded)}"
         )
     is_fact = isinstance(measured, bool)
     value = measured if is_fact else float(measured)
@@ -90,9 +95,12 @@ def claim(
         right = f" < {below:.4g}" if below is not None else ""
         right += f" {unit}" if unit else ""
         number = f"{value:.4g}"
-    asserted = at_smoke or scale_name() != "smoke"
+    asserted = at_smoke or recorded is not None or scale_name() != "smoke"
     outcome = verdict if holds else "failed" if asserted else "open"
     note = "" if asserted else "not asserted at this scale"
+    place = "here"
+    if recorded is not None:
+        place = note = f"recorded on {recorded['device']}, {recorded['date']}"
     record = {
         "id": id,
         "statement": statement,
@@ -101,6 +109,7 @@ def claim(
         "marked": f"{html.escape(left)}<strong>{number}</strong>{html.escape(right)}",
         "source": source,
         "verdict": outcome,
+        "place": place,
         "holds": holds,
         "asserted": asserted,
     }

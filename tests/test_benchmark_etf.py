@@ -27,7 +27,7 @@ def test_claims_are_harvested(benchmark, monkeypatch, tmp_path):
     cell = (
         "from mlbook import claim\n"
         "claim('etf.a', 'x', measured=2.5, above=1.0)\n"
-        "claim('etf.b', 'y', measured=3.0, above=1.0, verdict='recorded')"
+        "claim('etf.b', 'y', measured=3.0, above=1.0, recorded={'device': 'd', 'date': 'today'})"
     )
     nbformat.write(new_notebook(cells=[new_code_cell(cell)]), tmp_path / "n.ipynb")
     rows = lambda: benchmark.claims(tmp_path / "n.ipynb", "smoke")  # noqa: E731

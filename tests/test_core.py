@@ -65,6 +65,7 @@ def test_a_claim_that_holds_is_displayed_with_its_record(displayed):
     (bundle,) = displayed
     record = bundle[claims.MIME]
     assert record["holds"] and record["shown"] == "1 < 2 nats"
+    assert record["verdict"] == "confirmed" and record["place"] == "here"
     assert "<strong>1</strong> &lt; 2 nats</code>" in bundle["text/html"]
     assert (
         'id="claim-a.b"' in bundle["text/html"]
@@ -101,6 +102,20 @@ def test_claims_that_need_larger_scales_are_not_asserted_at_smoke(
         claim("a.b", "trained", measured=9.0, below=1.0, at_smoke=False)
 
 
+def test_a_recorded_claim_keeps_its_verdict_and_says_where(displayed):
+    record = {"device": "an <A100>", "date": "2026-05-01", "claims": []}
+    claim("a.b", "s", measured=1.0, below=2.0, verdict="refuted", recorded=record)
+    (bundle,) = displayed
+    found = bundle[claims.MIME]
+    assert found["verdict"] == "refuted"
+    assert found["place"] == "recorded on an <A100>, 2026-05-01"
+    assert "recorded on an &lt;A100&gt;, 2026-05-01" in bundle["text/html"]
+    with pytest.raises(ClaimFailed):  # a small scale here is no excuse there
+        claim("a.b", "s", measured=3.0, below=2.0, at_smoke=False, recorded=record)
+    with pytest.raises(ValueError, match="device and date.*'claims'"):
+        claim("a.b", "s", measured=1.0, below=2.0, recorded={"claims": []})
+
+
 @pytest.mark.parametrize(
     "bad", ["", "flow", "Flow.x", "flow.x y", "flow..x", 'flow.x"']
 )
@@ -112,8 +127,9 @@ def test_a_claims_id_is_checked(bad):
 def test_a_claim_needs_a_bound_and_a_known_verdict():
     with pytest.raises(ValueError, match="needs a bound"):
         claim("a.b", "s", measured=1.0)
-    with pytest.raises(ValueError, match="'maybe'"):
-        claim("a.b", "s", measured=1.0, below=2.0, verdict="maybe")
+    for verdict in ("maybe", "recorded"):
+        with pytest.raises(ValueError, match=f"'{verdict}'"):
+            claim("a.b", "s", measured=1.0, below=2.0, verdict=verdict)
 
 
 def test_show_gives_the_source_and_its_lines(displayed):
@@ -125,16 +141,90 @@ def test_show_gives_the_source_and_its_lines(displayed):
     )
 
 
-def test_show_dedents_methods(displayed):
-    from mlbook.flow_matching.flow import GaussianPath
+class Shown:
+    """What it is for × one.
 
-    mlbook.show(GaussianPath.sample)
-    body = displayed[0].data.split("```")[1]
-    assert (
-        body.startswith("python\ndef sample(self")
-        and '\n    """The point' in body
-        and "\n        z: data" in body
+    Attributes:
+        x: a number
+    """
+
+    def method(self, x):
+        r"""Says \"hi\" to
+        the reader.
+
+        Args:
+            x: `who`, "quoted"
+
+        More of the story.
+        Raises:
+            ValueError: never."""
+        return x
+
+    def brief(self):
+        '''One line.
+
+        Returns:
+            """nothing"""
+        '''
+
+    def plain(self):
+        """Args: no section in a first line."""
+        return """
+    Args:
+        of no docstring
+    """
+
+
+def test_show_folds_arguments_and_errors_beneath(displayed):
+    mlbook.show(Shown)
+    _, code, rest, details, _ = displayed[0].data.split("```")
+    namespace = {}
+    exec(code.removeprefix("python\n"), namespace)
+    shown = namespace["Shown"]
+    assert shown.__doc__ == "What it is for × one."
+    assert shown.method.__doc__.split("\n") == [
+        'Says \\"hi\\" to',
+        "        the reader.",
+        "",
+        "        More of the story.",
+    ]
+    assert shown.brief.__doc__ == "One line."
+    assert shown.plain.__doc__ == Shown.plain.__doc__
+    assert shown().plain() == Shown().plain()
+    assert "<details" in rest and "Arguments and errors" in rest
+    assert details.split("\n")[1:-1] == [
+        "Shown",
+        "    Attributes:",
+        "        x: a number",
+        "",
+        "method",
+        "    Args:",
+        '        x: `who`, "quoted"',
+        "    Raises:",
+        "        ValueError: never.",
+        "",
+        "brief",
+        "    Returns:",
+        '        """nothing"""',
+    ]
+
+
+def test_show_dedents_methods_and_leaves_short_docstrings(displayed):
+    mlbook.show(Shown.plain)
+    assert displayed[0].data.startswith(
+        '```python\ndef plain(self):\n    """Args: no section'
     )
+    assert "<details" not in displayed[0].data
+
+
+def test_show_takes_kernels_and_code_with_fences(displayed):
+    class Kernel:  # like Triton's
+        @staticmethod
+        def fn():
+            """```python"""
+
+    mlbook.show(Kernel)
+    assert displayed[0].data.startswith("````python\n@staticmethod\ndef fn():")
 
 
 @pytest.mark.parametrize("thing", [len, 3, "text"])
