@@ -21,7 +21,8 @@ import torch
 from provenance import arguments, card, provenance, slug, told
 
 import mlbook
-from mlbook.torch_compile import compiling
+from mlbook import torch_compile as compiling
+from mlbook.common import timing
 
 
 class Sizes(NamedTuple):
@@ -57,13 +58,13 @@ def launches(device: torch.device) -> Iterator[dict]:
         "x * 0.9": lambda x: x * 0.9,
     }
     for name, f in operations.items():
-        yield {"operation": name, "seconds": compiling.timed(f, x)._asdict()}
+        yield {"operation": name, "seconds": timing.timed(f, x)._asdict()}
     for name, f in {
         "a graph of one relu": torch.relu,
         "a graph of thirty": chain,
     }.items():
         replay = compiling.capture(f, x).replay
-        yield {"operation": name, "seconds": compiling.timed(replay)._asdict()}
+        yield {"operation": name, "seconds": timing.timed(replay)._asdict()}
 
 
 def curves(sizes: Sizes, device: torch.device) -> Iterator[dict]:
@@ -88,8 +89,8 @@ def curves(sizes: Sizes, device: torch.device) -> Iterator[dict]:
             ways = {"eager": functools.partial(f, x)}
             ways["compiled"] = functools.partial(compiled, x)
             ways |= {how: graph.replay for how, graph in graphs.items()}
-            times = {how: compiling.timed(way)._asdict() for how, way in ways.items()}
-            copy = compiling.timed(torch.empty_like(x).copy_, x)._asdict()
+            times = {how: timing.timed(way)._asdict() for how, way in ways.items()}
+            copy = timing.timed(torch.empty_like(x).copy_, x)._asdict()
             row = {"function": name, "n": n, "seconds": times, "copy": copy}
             yield row | {"error": wrong, "passed": max(wrong.values()) < 1e-4}
 
@@ -101,8 +102,8 @@ def post(sizes: Sizes, device: torch.device) -> Iterator[dict]:
     for mode in ("eager", *MODES):
         torch._dynamo.reset()
         f = waves if mode == "eager" else torch.compile(waves, mode=mode)
-        first = compiling.first_calls(f, x)
-        yield {"mode": mode, "first": first, "seconds": compiling.timed(f, x)._asdict()}
+        first = timing.first_calls(f, x)
+        yield {"mode": mode, "first": first, "seconds": timing.timed(f, x)._asdict()}
     config = torch.compiler.config
     can_choose = hasattr(config, "force_cudagraph_gc")
     usual = getattr(config, "force_cudagraph_gc", None)
@@ -141,10 +142,10 @@ def decoding(sizes: Sizes, device: torch.device) -> Iterator[dict]:
             steps.append(make())
             compiling.decode(steps[0], model, 3)
 
-        (prepared,) = compiling.first_calls(prepare, calls=1)
+        (prepared,) = timing.first_calls(prepare, calls=1)
         (step,) = steps
         tokens, _ = compiling.decode(step, model, sizes.tokens)
-        t = compiling.timed(compiling.decode, step, model, sizes.tokens, samples=5)
+        t = timing.timed(compiling.decode, step, model, sizes.tokens, samples=5)
         yield {
             "way": name,
             "tokens_a_second": sizes.tokens / t.median,

@@ -24,9 +24,9 @@ from provenance import arguments, card, provenance, slug, told
 from torch import Tensor
 
 import mlbook  # noqa: F401  (settles Triton's interpreter before Triton is imported)
-from mlbook.common import lm, optional
+from mlbook import torch_compile as compiling
+from mlbook.common import lm, optional, timing
 from mlbook.long_context import rope, rope_kernels
-from mlbook.torch_compile import compiling
 
 optional.hide_broken("torchvision")
 from transformers.models.llama.modeling_llama import (  # noqa: E402
@@ -86,7 +86,7 @@ def rotated(
     bytes_moved = 2 * q.element_size() * (q.numel() + k.numel())
     copying = None
     for name, way in ways.items():
-        seconds = compiling.timed(way, samples=sizes.samples).median
+        seconds = timing.timed(way, samples=sizes.samples).median
         copying = copying or seconds  # the copy comes first
         if name == "copy":
             passed = all(map(torch.equal, way(), (q, k)))

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mlbook.torch_compile import compiling
+from mlbook import torch_compile as compiling
+from mlbook.common import timing
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 CPU = torch.device("cpu")
@@ -29,9 +30,9 @@ def test_every_part_on_a_cpu(bench, tmp_path, monkeypatch):
     made["versions"] = {"torch": "2.11"}
     monkeypatch.setattr(bench, "provenance", lambda *_: dict(made))
     monkeypatch.setattr(bench, "card", lambda: {"driver_version": "1.2"})
-    timed = compiling.timed
+    timed = timing.timed
     quick = lambda *a, **k: timed(*a, samples=3, sample_seconds=1e-4)  # noqa: E731
-    monkeypatch.setattr(compiling, "timed", quick)
+    monkeypatch.setattr(timing, "timed", quick)
     monkeypatch.setattr(torch, "compile", lambda f, **_: f)  # others test the compiler
     sizes = bench.Sizes(lengths=(4, 64), post=64, layers=1, tokens=8)
     options = SimpleNamespace(out=tmp_path, minutes=5, commit="abc")

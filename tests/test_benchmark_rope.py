@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from mlbook import torch_compile as compiling
 from mlbook.common import optional
-from mlbook.torch_compile import compiling
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

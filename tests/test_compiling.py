@@ -1,20 +1,21 @@
-"""Compiling: the clock, kernels as source, the fused product, tapes, the decoder."""
+"""Compiling: kernels as source, the fused product, tapes, the decoder."""
 
 import math
 import os
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from mlbook.torch_compile import compiling
+from mlbook import torch_compile as compiling
+from mlbook.common.launch import HAS_TRITON
+from mlbook.torch_compile import fusion, inductor
 
 TRITON = pytest.mark.skipif(
-    compiling.triton is None, reason="Triton has no build for this platform"
+    not HAS_TRITON, reason="Triton has no build for this platform"
 )
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # where Triton's kernels run
 
@@ -25,44 +26,6 @@ def like(*shape, dtype=torch.float32):
 
 def layer(x, w, b):
     return F.gelu(torch.relu(x) @ w + b)
-
-
-# Timing
-
-
-def test_timed_measures_a_sleep():
-    timing = compiling.timed(time.sleep, 0.002, samples=5)
-    assert timing.low <= timing.median <= timing.high
-    assert 0.002 <= timing.median < 0.02
-
-
-def test_timed_refuses_a_median_of_two():
-    with pytest.raises(ValueError, match="at least 3 samples, got 2"):
-        compiling.timed(time.sleep, 0, samples=2)
-
-
-def test_compare_takes_samples_in_turn():
-    """Calls that all slow down tenfold half way keep their ratio."""
-    order = []
-
-    def sleeper(name, seconds):
-        def call():
-            order.append(name)
-            time.sleep(seconds * (10 if len(order) > 30 else 1))
-
-        return call
-
-    calls = sleeper("short", 0.002), sleeper("long", 0.02)
-    short, long = compiling.compare(*calls, samples=21, sample_seconds=1e-3)
-    assert order == ["short"] * 5 + ["long"] * 5 + ["short", "long"] * 21
-    assert 3 < long.median / short.median < 11 and 3 < long.low / short.low < 11
-    assert long.high > 5 * long.low  # the slow half was met
-
-
-def test_first_calls_are_told_apart():
-    delays = iter([0.02, 0.0, 0.0])
-    first, *later = compiling.first_calls(lambda: time.sleep(next(delays)), calls=3)
-    assert first >= 0.02 > max(later)
 
 
 # torch.compile
@@ -141,7 +104,7 @@ def test_triton_source_fuses_around_a_product():
 def test_triton_source_is_the_same_whatever_gpu_was_seen_before(monkeypatch):
     sixteen = like(64, 64), like(64, 64), like(64)
     with monkeypatch.context() as small:
-        small.setattr(compiling.A100, "multi_processor_count", 40)  # a T4's
+        small.setattr(inductor.A100, "multi_processor_count", 40)  # a T4's
         with pytest.raises(RuntimeError, match="does not write Triton here"):
             compiling.triton_source(layer, *sixteen)
     assert compiling.triton_source(layer, *sixteen).launches == 1
@@ -176,7 +139,8 @@ def test_triton_source_names_what_failed():
 
 
 def test_without_triton_there_is_a_sentence(monkeypatch):
-    monkeypatch.setattr(compiling, "triton", None)
+    for module in (inductor, fusion):
+        monkeypatch.setattr(module, "HAS_TRITON", False)
     with pytest.raises(RuntimeError, match="where Triton is installed"):
         compiling.triton_source(torch.sin, like(4))
     with pytest.raises(RuntimeError, match="no build for macOS and Windows"):
@@ -217,7 +181,7 @@ AHEAD_OF_TIME = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from mlbook.torch_compile import compiling
+from mlbook import torch_compile as compiling
 
 names = compiling.matmul_kernel.arg_names
 fixed = dict(M=100, N=200, K=80, PROLOGUE=compiling.relu, EPILOGUE=compiling.bias_gelu, BLOCK=32)

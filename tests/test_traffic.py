@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from mlbook.common.gpus import GPUS
 from mlbook.flash_attention import traffic
 from mlbook.flash_attention.traffic import Chip, io_count, io_formula
 
@@ -99,11 +100,11 @@ def test_wrong_arguments(arguments, words):
 
 
 def test_data_sheets_are_in_their_units():
-    t4, a100, h100 = traffic.GPUS
-    assert [g.name for g in traffic.GPUS] == ["T4", "A100", "H100"]
+    t4, a100, h100 = GPUS
+    assert [g.name for g in GPUS] == ["T4", "A100", "H100"]
     assert t4.flops < a100.flops < h100.flops < 2e15
     assert t4.bandwidth < a100.bandwidth < h100.bandwidth < 1e13
     # a processor's matrix units do 1024, 2048 and 4096 operations a clock
-    for gpu, each in zip(traffic.GPUS, (1024, 2048, 4096), strict=True):
+    for gpu, each in zip(GPUS, (1024, 2048, 4096), strict=True):
         assert gpu.processors * gpu.clock * each == pytest.approx(gpu.flops, rel=3e-3)
     assert h100.exponentials == pytest.approx(3.9e12, rel=0.01)  # Shah et al. 2024

@@ -1,19 +1,17 @@
 """FlashAttention and Flash-Decoding for torch tensors: checks, block sizes, autograd
 around the Triton kernels."""
 
-import contextlib
 import math
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from mlbook.common.launch import check_heads, check_runnable, on, power_of_two
 from mlbook.flash_attention import kernels
 
 LOG2_E = math.log2(math.e)
 MERGED = 64  # states that one step of decode_merge takes
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def flash_attention(
@@ -331,32 +329,6 @@ def capability(device: torch.device) -> tuple[int, int] | None:
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else None
 
 
-def check_heads(**tensors: Tensor) -> None:
-    """Raise, naming the tensor, unless all are (batch, heads, length, head_dim), of one dtype of
-    DTYPES and on one device."""
-    names, first = listed(tensors), next(iter(tensors))
-    dtypes = [x.dtype for x in tensors.values()]
-    for name, x in tensors.items():
-        if x.ndim != 4:
-            raise ValueError(
-                f"{name} must be (batch, heads, length, head_dim), got shape {tuple(x.shape)}"
-            )
-        if x.dtype not in DTYPES or x.dtype != dtypes[0]:
-            raise TypeError(
-                f"{names} must all be float32, float16 or bfloat16, got {listed(map(str, dtypes))}"
-            )
-        if x.device != tensors[first].device:
-            raise ValueError(
-                f"{name} is on {x.device}, {first} on {tensors[first].device}"
-            )
-
-
-def listed(words: Iterable[str]) -> str:
-    """`a, b and c`."""
-    *rest, last = words
-    return f"{', '.join(rest)} and {last}" if rest else last
-
-
 def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
     check_heads(q=q, k=k, v=v)
     if k.shape != v.shape:
@@ -395,24 +367,6 @@ def _check_runnable(x: Tensor) -> None:
         raise TypeError(
             f"{torch.cuda.get_device_name(x.device)} has no bfloat16 arithmetic: use float16"
         )
-
-
-def check_runnable(kernel, x: Tensor, missing: str) -> bool:
-    """Whether `kernel` is interpreted here; raises unless it can run on the device of `x`, with the
-    words `missing` where there is no Triton."""
-    if not hasattr(kernels.triton, "JITFunction"):
-        raise RuntimeError(missing)
-    interpreted = not isinstance(kernel, kernels.triton.JITFunction)
-    if x.device.type != ("cpu" if interpreted else "cuda"):
-        raise ValueError(
-            f"the tensors are on {x.device}, and Triton "
-            + (
-                "is interpreting (TRITON_INTERPRET=1), on the CPU only"
-                if interpreted
-                else "compiles for CUDA; to interpret on a CPU, set TRITON_INTERPRET=1 before Python starts"
-            )
-        )
-    return interpreted
 
 
 def _readable(x: Tensor) -> Tensor:
@@ -466,19 +420,9 @@ def _strides(x: Tensor) -> tuple[int, int, int]:
     return tuple(strides[::-1])
 
 
-def power_of_two(n: int) -> int:
-    return 1 << max(0, n - 1).bit_length()
-
-
 def _processors(device: torch.device) -> int:
     """Streaming multiprocessors; a few for a CPU, so that the splitting is exercised
     there."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).multi_processor_count
     return 4
-
-
-def on(device: torch.device):
-    return (
-        torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
-    )

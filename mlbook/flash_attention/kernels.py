@@ -6,25 +6,7 @@ With TMA (Hopper and later) the card's copy engine sees to that: the caller make
 descriptors of all four dimensions. Without, pointers and masks do.
 """
 
-try:
-    import triton
-    import triton.language as tl
-except ImportError:  # no Triton for this platform: the kernels can be read and not run
-    from types import SimpleNamespace
-
-    triton = SimpleNamespace(jit=lambda function: function)
-    tl = SimpleNamespace(constexpr=None)
-else:
-    if triton.__version__.startswith("3.6.") and triton.knobs.runtime.interpret:
-        # This interpreter turns arrays of one element into numbers in a way that
-        # NumPy has refused since 2.4; Triton 3.7 mended it as here.
-        from triton.runtime import interpreter
-
-        def _patched(tensor, scope, patch=interpreter._patch_lang_tensor):
-            patch(tensor, scope)
-            scope.set_attr(tensor, "__index__", lambda x: int(x.handle.data.squeeze()))
-
-        interpreter._patch_lang_tensor = _patched
+from mlbook.common.launch import tl, triton
 
 # fmt: off
 

@@ -9,8 +9,14 @@ more than that (benchmarks/rope.py).
 import torch
 from torch import Tensor
 
-from mlbook.flash_attention.flash import check_heads, check_runnable, on, power_of_two
-from mlbook.flash_attention.kernels import tl, triton
+from mlbook.common.launch import (
+    check_heads,
+    check_runnable,
+    on,
+    power_of_two,
+    tl,
+    triton,
+)
 
 HEADS = 4  # of queries that one program rotates: they share what it read of the tables
 ELEMENTS = 2048  # of a head that it holds at a time: 16 a thread
