@@ -5,11 +5,12 @@ import datetime
 import json
 import os
 import re
-import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event, Thread
 
 import nbformat
 import psutil
@@ -18,13 +19,15 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 import mlbook
-from book.builder import freshness
+from book.builder import freshness, threads
+from book.builder.progress import Progress
 from mlbook.claims import MIME as CLAIM_MIME
 from mlbook.source import DATA_MIME
 
 CELL_TIMEOUT = 1200  # seconds
-# What a chapter's budget is written for. Two chapters on the same cores would also spoil each other's clocks.
-CORES_A_CHAPTER = 2
+# What a chapter's budget is written for; two chapters on the same cores would also spoil each other's clocks. At scale
+# smoke most of the time goes into imports, which use one core.
+CORES_A_CHAPTER = {"smoke": 1, "cpu": 2, "gpu": 2}
 
 
 class BuildError(Exception):
@@ -45,41 +48,54 @@ class Chapter:
         return re.search(r"^# (.+)$", self.book.cells[0].source, re.MULTILINE)[1]
 
 
-def chapters(paths: list[Path], root: Path, cache: Path, say=print) -> list[Chapter]:
+def chapters(
+    paths: list[Path],
+    root: Path,
+    cache: Path,
+    progress: Progress | None = None,
+    last: dict[str, float] | None = None,
+) -> list[Chapter]:
     """Every chapter with outputs that are fresh: reused from `cache` where nothing changed, executed where it did.
 
+    Args:
+        progress: what tells how far it is; standard output, if not given.
+        last: the seconds that a chapter took elsewhere, for one that `cache` knows nothing of.
     Raises:
         BuildError: a cell failed; the chapters that finished are kept in `cache`.
     """
+    progress = progress or Progress()
     cache.mkdir(parents=True, exist_ok=True)
     stale = {}
     for path in paths:
         now = freshness.dependencies(path, root)
-        why = freshness.changes(_record(cache, path.stem), now)
-        if why:
-            stale[path] = (now, why)
+        record = _record(cache, path.stem)
+        if why := freshness.changes(record, now):
+            seconds = record["seconds"] if record else (last or {}).get(path.stem)
+            stale[path] = (now, why, seconds)
         else:
-            record = _record(cache, path.stem)
-            say(
+            progress.say(
                 f"  {path.stem}: reused (executed {record['when']} in {record['seconds']:.0f} s)"
             )
-    cores = os.cpu_count() or 1
-    workers = max(1, min(len(stale), cores // CORES_A_CHAPTER))
-    threads = max(1, cores // workers)
+    workers, cores = _workers(len(stale))
+    known = [seconds for _, _, seconds in stale.values() if seconds]
+    if known:
+        progress.say(
+            f"  {len(stale)} of {len(paths)} to execute; {len(known)} of them took {sum(known) / workers / 60:.0f} min the last time"
+        )
     failed: list[BuildError] = []
 
     def work(path: Path) -> None:
         if failed:  # one chapter has failed: start no further one, and let those under way finish
             return
-        now, why = stale[path]
-        say(f"  {path.stem}: executing (changed: {', '.join(why)})")
+        now, why, seconds = stale[path]
+        progress.say(f"  {path.stem}: executing (changed: {', '.join(why)})")
         try:
-            record = _execute(path, cache, threads, now)
+            record = _execute(path, cache, cores, now, progress, seconds)
         except BuildError as error:
             failed.append(error)
-            say(f"  {path.stem}: failed")
+            progress.say(f"  {path.stem}: failed")
         else:
-            say(
+            progress.say(
                 f"  {path.stem}: executed in {record['seconds']:.0f} s, peak {record['peak_mb']:,.0f} MB"
             )
 
@@ -88,6 +104,13 @@ def chapters(paths: list[Path], root: Path, cache: Path, say=print) -> list[Chap
     if failed:
         raise BuildError("\n\n".join(map(str, failed)))
     return [_load(path, cache) for path in paths]
+
+
+def _workers(chapters: int) -> tuple[int, int]:
+    """How many chapters run at a time, and the threads of each."""
+    at_once = (os.cpu_count() or 1) // CORES_A_CHAPTER[mlbook.scale_name()]
+    workers = max(1, min(chapters, at_once))
+    return workers, threads.share(workers)
 
 
 def _record(cache: Path, name: str) -> dict | None:
@@ -111,22 +134,34 @@ def _load(path: Path, cache: Path) -> Chapter:
     return Chapter(path.stem, path, book, _record(cache, path.stem))
 
 
-def _execute(path: Path, cache: Path, threads: int, dependencies: dict) -> dict:
+def _execute(
+    path: Path,
+    cache: Path,
+    cores: int,
+    dependencies: dict,
+    progress: Progress,
+    last: float | None,
+) -> dict:
     book = nbformat.read(path, as_version=4)
-    env = os.environ | {
-        name: str(threads)
-        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    }
+    env = os.environ | threads.settings(cores)
     env |= {"MLBOOK_SCALE": mlbook.scale_name(), "PYTHONHASHSEED": "0"}
+    numbers = {cell.id: i for i, cell in enumerate(freshness.code_cells(book), 1)}
+
+    def begins(cell, cell_index):
+        if cell.id in numbers:
+            progress.cell(path.stem, numbers[cell.id])
+
     client = NotebookClient(
         book,
         timeout=CELL_TIMEOUT,
         kernel_name="python3",
         resources={"metadata": {"path": str(path.parent)}},
         extra_arguments=["--IPKernelApp.log_level=ERROR"],
+        on_cell_start=begins,
     )
-    peak = _Peak(client)
+    peak = _Peak(client, progress.tick)
     start = time.perf_counter()
+    progress.start(path.stem, len(numbers), last)
     try:
         with peak:
             client.execute(env=env)
@@ -142,6 +177,8 @@ def _execute(path: Path, cache: Path, threads: int, dependencies: dict) -> dict:
         ) from None
     except Exception as error:  # the kernel died, or a cell outran its time
         raise BuildError(f"{path.name}: {type(error).__name__}: {error}") from error
+    finally:
+        progress.end(path.stem)
     seconds = time.perf_counter() - start
     check_outputs(path.name, book)
     record = {
@@ -151,7 +188,7 @@ def _execute(path: Path, cache: Path, threads: int, dependencies: dict) -> dict:
         "peak_mb": round(peak.bytes / 1e6),
         "scale": mlbook.scale_name(),
         "device": freshness.device_name(),
-        "threads": threads,
+        "threads": cores,
         "versions": _versions(),
         "claims": collect(book, CLAIM_MIME),
         "data": collect(book, DATA_MIME),
@@ -257,13 +294,14 @@ def _plain(text: str) -> str:
 
 
 class _Peak:
-    """Watches the memory of a kernel and its children while it runs."""
+    """Watches the memory of a kernel and its children while it runs, and calls `tick` each time it looks."""
 
-    def __init__(self, client: NotebookClient):
-        self.client, self.bytes, self.done = client, 0, threading.Event()
+    def __init__(self, client: NotebookClient, tick: Callable[[], None]):
+        self.client, self.tick = client, tick
+        self.bytes, self.done = 0, Event()
 
     def __enter__(self):
-        threading.Thread(target=self._watch, daemon=True).start()
+        Thread(target=self._watch, daemon=True).start()
         return self
 
     def __exit__(self, *_):
@@ -271,6 +309,7 @@ class _Peak:
 
     def _watch(self) -> None:
         while not self.done.wait(0.25):
+            self.tick()
             pid = getattr(getattr(self.client.km, "provisioner", None), "pid", None)
             if pid is None:
                 continue

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 from pathlib import Path
 
 import nbformat
@@ -12,23 +13,41 @@ from IPython.core.inputtransformer2 import TransformerManager
 
 import mlbook
 
+EXECUTION_TAGS = {"raises-exception", "skip-execution"}  # what nbclient heeds
 
-def dependencies(notebook: Path, root: Path) -> dict[str, str]:
-    """Everything that the outputs of `notebook` follow from, by name, each with its digest or value.
+
+def content(notebook: Path, root: Path) -> dict[str, str]:
+    """What the outputs of `notebook` follow from, by name, each with its digest: the same on every machine and in every fork.
 
     Covered: the code cells (prose may change freely), the `mlbook` modules they import, directly or through each
-    other, the lock file, recorded measurements if they are shown, Python, scale, device and the book's settings. Data files join when the chapter has named them
-    (`stale_data`).
+    other, the lock file, and recorded measurements if they are shown. Of the tags of a cell only those count that
+    change how it is executed. The repository's own address counts as a blank.
     """
     code = code_cells(nbformat.read(notebook, as_version=4))
-    found = {
-        "its code": _sha(
-            "\0".join(
-                f"{cell.source}\n{sorted(cell.metadata.get('tags', []))}"
-                for cell in code
-            )
-        ),
-        "requirements.txt": _sha((root / "requirements.txt").read_text()),
+    sources = [
+        f"{cell.source}\n{sorted(EXECUTION_TAGS & set(cell.metadata.get('tags', [])))}"
+        for cell in code
+    ]
+    found = {"its code": _sha("\0".join(sources))}
+    for path in root.glob("requirements*.txt"):
+        found[path.name] = _sha(path.read_text())
+    source = "\n".join(
+        TransformerManager().transform_cell(cell.source) for cell in code
+    )
+    if "recorded(" in source:
+        found["benchmarks/results"] = _sha(
+            "\0".join(path.read_text() for path in _results(source, root))
+        )
+    for module, path in imported_modules(source, root).items():
+        found[module] = _sha(path.read_text())
+    return found
+
+
+def dependencies(notebook: Path, root: Path) -> dict[str, str]:
+    """`content`, and of this machine what shows in the outputs or can change them: Python, scale, device, the book's
+    settings and its address. Data files join when the chapter has named them (`stale_data`).
+    """
+    return content(notebook, root) | {
         "Python": platform.python_version(),
         "scale": mlbook.scale_name(),
         "device": device_name(),
@@ -39,16 +58,16 @@ def dependencies(notebook: Path, root: Path) -> dict[str, str]:
                 if k.startswith("MLBOOK_") and k != "MLBOOK_SCALE"
             }
         ),
+        "address": mlbook.REPOSITORY,
     }
-    source = "\n".join(
-        TransformerManager().transform_cell(cell.source) for cell in code
-    )
-    if "recorded(" in source:
-        results = sorted((root / "benchmarks" / "results").glob("*.json"))
-        found["benchmarks/results"] = _sha("\0".join(p.read_text() for p in results))
-    for module, path in imported_modules(source, root).items():
-        found[module] = _sha(path.read_text())
-    return found
+
+
+def _results(source: str, root: Path) -> list[Path]:
+    """The recorded measurements that `recorded("NAME")` in `source` reads; all, where a name is not written out."""
+    names = re.findall(r"""\brecorded\((?:\s*["']([\w-]+)["']\s*\))?""", source)
+    patterns = {f"{name}-*.json" for name in names} if all(names) else {"*.json"}
+    folder = root / "benchmarks" / "results"
+    return sorted({path for pattern in patterns for path in folder.glob(pattern)})
 
 
 def code_cells(book: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
@@ -69,10 +88,12 @@ def changes(record: dict | None, now: dict[str, str]) -> list[str]:
     """The names of what differs between an earlier execution's record and `now`; empty when it is fresh."""
     if record is None:
         return ["not executed before"]
-    before = record["dependencies"]
-    return sorted(
-        k for k in before.keys() | now.keys() if before.get(k) != now.get(k)
-    ) + stale_data(record)
+    return differing(record["dependencies"], now) + stale_data(record)
+
+
+def differing(before: dict[str, str], now: dict[str, str]) -> list[str]:
+    """The names under which two digests of dependencies differ."""
+    return sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
 
 
 def stale_data(record: dict) -> list[str]:
@@ -126,4 +147,6 @@ def _names(source: str, package: str, here: str) -> set[str]:
 
 
 def _sha(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    """Sixteen hexadecimal digits, enough to tell two versions of a file apart and to be read in a diff."""
+    text = text.replace(mlbook.REPOSITORY, "")
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
