@@ -8,31 +8,30 @@ import pytest
 
 from mlbook.leveraged_etfs import backtest
 from mlbook.leveraged_etfs.backtest import (
-    Lots,
-    Tax,
-    after_tax,
     dca,
     dca_grid,
-    deflated_sharpe,
     drawdown,
-    expected_max_sharpe,
     first_days,
     follow,
-    grow,
-    log_growth,
     metrics,
     money_weighted,
     monthly,
     moving_average_switch,
-    probabilistic_sharpe,
     rebalance,
     simulate,
-    simulate_leveraged,
-    stationary_bootstrap,
     switch,
     toward,
     unit_value,
 )
+from mlbook.leveraged_etfs.leverage import log_growth, simulate_leveraged
+from mlbook.leveraged_etfs.luck import (
+    deflated_sharpe,
+    expected_max_sharpe,
+    grow,
+    probabilistic_sharpe,
+    stationary_bootstrap,
+)
+from mlbook.leveraged_etfs.taxes import Lots, Tax, after_tax
 
 
 def market(days=700, seed=0, tickers=("AAA", "BBB"), sigma=(0.03, 0.01)):

@@ -1,4 +1,8 @@
-"""A small decoder-only transformer, Llama's with a choice of position encodings, over bytes or any tokens given."""
+"""A small decoder-only transformer, Llama's with a choice of position encodings, over bytes or any tokens given.
+
+Its positions come from the room of the chapter that derives them, which needs nothing but torch: they are that chapter's
+subject, and stand once.
+"""
 
 import math
 from collections.abc import Callable

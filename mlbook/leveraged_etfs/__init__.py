@@ -1,1 +1,1 @@
-"""The room of the chapter on leveraged ETFs: prices, and backtests that keep books."""
+"""The room of the chapter on leveraged ETFs: prices, leverage, backtests that keep books, taxes, and what luck does."""

@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
-from scipy.stats import norm
 
-DAYS = 252  # trading days in a year
+from mlbook.leveraged_etfs.leverage import DAYS
+from mlbook.leveraged_etfs.taxes import Lots, Tax
+
 YEAR = 365.25  # calendar days in a year
 MONTHS = {
     "day": 0,
@@ -83,7 +84,7 @@ def simulate(
     flows: pd.Series,
     cost: float = 0.0,
     at: str = "open",
-    tax: "Tax | None" = None,
+    tax: Tax | None = None,
 ) -> Run:
     """Run `rule` over `prices` day by day.
 
@@ -189,7 +190,7 @@ def dca(
     start: int = 0,
     cost: float = 0.0,
     at: str = "open",
-    tax: "Tax | None" = None,
+    tax: Tax | None = None,
 ) -> Run:
     """Every `every`-th day, from day `start` on, buy for `amount` dollars the first of two funds if it is under its
     target (always, if that is 1), else the second; never sell.
@@ -295,7 +296,7 @@ def follow(
     flows: pd.Series | float,
     cost: float = 0.0,
     at: str = "open",
-    tax: "Tax | None" = None,
+    tax: Tax | None = None,
 ) -> Run:
     """Trade to the weights of `schedule` on its days; on other days put new money in by the last weights, sell nothing.
 
@@ -357,7 +358,7 @@ def rebalance(
     contributions: pd.Series | float = 10_000.0,
     cost: float = 0.0,
     at: str = "open",
-    tax: "Tax | None" = None,
+    tax: Tax | None = None,
     month: int = 1,
 ) -> Run:
     """Hold `weights`, and come back to them on the first trading day of each period.
@@ -419,7 +420,7 @@ def moving_average_switch(
     contributions: pd.Series | float = 10_000.0,
     cost: float = 0.0,
     at: str = "open",
-    tax: "Tax | None" = None,
+    tax: Tax | None = None,
 ) -> Run:
     """Hold the first ticker while `signal` stands above its moving average, else the second (cash, if there is none).
 
@@ -457,7 +458,7 @@ def switch(
     contributions: pd.Series | float = 10_000.0,
     cost: float = 0.0,
     at: str = "open",
-    tax: "Tax | None" = None,
+    tax: Tax | None = None,
 ) -> Run:
     """Hold the first ticker on days when `hold` is true, else the second (cash, if there is none)."""
     tickers = list(prices["close"].columns)
@@ -586,255 +587,3 @@ def metrics(
 
 def _ratio(mean: float, deviation: float) -> float:
     return float(mean / deviation * math.sqrt(DAYS)) if deviation > 0 else math.nan
-
-
-# --- Leverage ----------------------------------------------------------------------------------------------------
-
-
-def simulate_leveraged(
-    returns: pd.Series,
-    leverage: float,
-    rate: float | pd.Series = 0.0,
-    fee: float = 0.0,
-    spread: float = 0.0,
-) -> pd.Series:
-    """Daily returns of a fund that holds `leverage` times its capital, reset every day:
-    L·ρ − (L − 1)·(rate + spread)/252 − fee/252 for L ≥ 1. It cannot lose more than everything.
-
-    Args:
-        returns: ρ, of the underlying, a day each (0.01 is one percent).
-        leverage: L; below 1 the rest earns the rate, below 0 shares are sold short.
-        rate, fee, spread: yearly fractions; the spread is paid on what is borrowed, dollars or shares.
-    Raises:
-        ValueError: `returns` below −1 or missing.
-    """
-    if not (returns >= -1).all():
-        raise ValueError("returns must be at least −1, and none may be missing")
-    borrowed = max(leverage - 1, 0) + max(
-        -leverage, 0
-    )  # dollars, and shares sold short
-    paid = (leverage - 1) * rate + borrowed * spread
-    return (leverage * returns - (paid + fee) / DAYS).clip(lower=-1.0)
-
-
-def log_growth(leverage, mu: float, sigma: float, rate: float = 0.0, fee: float = 0.0):
-    """Growth rate of the logarithm of an L-times fund on a geometric Brownian motion, a year:
-    rate + L·(mu − rate) − L²·sigma²/2 − fee.
-
-    Args:
-        leverage: L, a number or an array.
-        mu: drift of dS/S, that is E[S_t] = S_0·e^(mu·t); sigma: volatility; all yearly.
-    """
-    return rate + leverage * (mu - rate) - leverage**2 * sigma**2 / 2 - fee
-
-
-# --- Taxes -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Tax:
-    """Rates on gains held up to a year and longer, and which lots are sold first: "fifo" the oldest, "best" those that
-    cost the least tax."""
-
-    short: float = 0.35
-    long: float = 0.15
-    lots: str = "fifo"
-
-    def __post_init__(self):
-        if not (0 <= self.short < 1 and 0 <= self.long < 1):
-            raise ValueError(
-                f"tax rates must lie in [0, 1), got {self.short}, {self.long}"
-            )
-        if self.lots not in ("fifo", "best"):
-            raise ValueError(f"lots are sold 'fifo' or 'best' first, got {self.lots!r}")
-
-    def on(self, short: float, long: float) -> tuple[float, float, float]:
-        """(tax, short-term loss, long-term loss carried to the next year), for a year's net gains of both kinds.
-
-        A loss of one kind reduces the gain of the other (26 U.S.C. § 1222, § 1212).
-        """
-        if short < 0 < long:
-            short, long = (
-                (0.0, short + long) if short + long > 0 else (short + long, 0.0)
-            )
-        elif long < 0 < short:
-            short, long = (
-                (short + long, 0.0) if short + long > 0 else (0.0, short + long)
-            )
-        tax = max(short, 0) * self.short + max(long, 0) * self.long
-        return tax, min(short, 0.0), min(long, 0.0)
-
-
-@dataclass
-class Lots:
-    """What was bought when and for how much, and the gains realised since the last settlement."""
-
-    tax: Tax
-    open: dict[str, list[list]] = field(default_factory=dict)  # [day, units, price]
-    short: float = 0.0
-    long: float = 0.0
-
-    def trade(
-        self, day: pd.Timestamp, ticker: str, units: float, price: float, cost: float
-    ) -> None:
-        """Open a lot, or sell from those that are open; costs raise the basis and lower the proceeds.
-
-        Raises:
-            ValueError: more is sold than the lots hold.
-        """
-        lots = self.open.setdefault(ticker, [])
-        if units > 0:
-            lots.append([day, units, price + cost / units])
-            return
-        price -= cost / -units
-        a_year_ago = day - pd.DateOffset(years=1)
-        if self.tax.lots == "best":
-            lots.sort(
-                key=lambda lot: (
-                    (price - lot[2])
-                    * (self.tax.long if lot[0] < a_year_ago else self.tax.short)
-                )
-            )
-        left = -units
-        while lots and left > 0:
-            bought, amount, basis = lots[0]
-            sold = min(amount, left)
-            gain = sold * (price - basis)
-            if bought < a_year_ago:  # held for more than a year
-                self.long += gain
-            else:
-                self.short += gain
-            left -= sold
-            lots[0][1] -= sold
-            if lots[0][1] <= 1e-9 * amount:
-                lots.pop(0)
-        if left > 1e-6 * -units:
-            raise ValueError(
-                f"{-units:g} of {ticker} sold on {day:%Y-%m-%d}, {left:g} more than held"
-            )
-
-    def due(self) -> float:
-        return self.tax.on(self.short, self.long)[0]
-
-    def settle(self) -> float:
-        """The tax on what was realised; losses are carried on."""
-        tax, self.short, self.long = self.tax.on(self.short, self.long)
-        return tax
-
-
-def after_tax(trades: pd.DataFrame, tax: Tax) -> pd.DataFrame:
-    """Gains realised by `trades` and the tax on them, by calendar year.
-
-    Net losses are carried on. Left out: wash sales, the $3,000 of losses that other income can take, dividends.
-
-    Args:
-        trades: rows of day, ticker, units (negative: sold), price and cost, as in `Run.trades`.
-    Returns:
-        by year: "short" and "long" (net gains of that year, with losses carried in), "tax".
-    Raises:
-        ValueError: more is sold than was bought.
-    """
-    lots, rows = Lots(tax), {}
-    for year, group in trades.groupby(trades.day.dt.year, sort=True):
-        for row in group.itertuples(index=False):
-            lots.trade(row.day, row.ticker, row.units, row.price, row.cost)
-        short, long = lots.short, lots.long
-        rows[year] = {"short": short, "long": long, "tax": lots.settle()}
-    return pd.DataFrame.from_dict(
-        rows, orient="index", columns=["short", "long", "tax"]
-    )
-
-
-# --- Chance ------------------------------------------------------------------------------------------------------
-
-
-def stationary_bootstrap(
-    n: int,
-    paths: int,
-    block: float,
-    rng: np.random.Generator,
-    length: int | None = None,
-) -> np.ndarray:
-    """Days of resampled histories: (length, paths) numbers of days in 0 … n − 1 (Politis and Romano 1994).
-
-    A path walks through history day by day, around its end to its beginning, and jumps to a random day with
-    probability 1/block.
-
-    Raises:
-        ValueError: `block` below 1.
-    """
-    if not block >= 1:
-        raise ValueError(f"block is a mean number of days, at least 1, got {block}")
-    length = length or n
-    jumps = rng.random((length, paths)) < 1 / block
-    jumps[0] = True
-    since = np.arange(length)[:, None]
-    start = np.maximum.accumulate(np.where(jumps, since, 0), axis=0)
-    landed = rng.integers(n, size=(length, paths))
-    return (np.take_along_axis(landed, start, axis=0) + since - start) % n
-
-
-def grow(returns: np.ndarray, weights, every: int) -> np.ndarray:
-    """Values of a dollar held in `weights`, brought back to them every `every` days.
-
-    Args:
-        returns: (days, paths, assets), daily.
-        weights: (assets,), or (paths, assets); what is missing to 1 is cash without interest.
-    Returns:
-        (days, paths).
-    """
-    weights = np.asarray(weights)
-    days, paths, _ = returns.shape
-    values, level = np.empty((days, paths)), np.ones(paths)
-    cash = 1 - weights.sum(axis=-1)
-    for first in range(0, days, every):
-        held = np.cumprod(1 + returns[first : first + every], axis=0) * weights
-        values[first : first + every] = level * (held.sum(axis=-1) + cash)
-        level = values[min(first + every, days) - 1]
-    return values
-
-
-def expected_max_sharpe(trials: int, spread: float) -> float:
-    """The largest of `trials` Sharpe ratios to expect where none is better than zero and they scatter by `spread`
-    (Bailey and López de Prado 2014, equation 1).
-
-    Raises:
-        ValueError: fewer than two trials.
-    """
-    if trials < 2:
-        raise ValueError(
-            f"a best of {trials} is no selection; at least 2 trials are needed"
-        )
-    euler = np.euler_gamma
-    return spread * (
-        (1 - euler) * norm.ppf(1 - 1 / trials)
-        + euler * norm.ppf(1 - 1 / (trials * math.e))
-    )
-
-
-def probabilistic_sharpe(returns: np.ndarray, benchmark: float = 0.0) -> float:
-    """Probability that the true Sharpe ratio a day exceeds `benchmark` (a day, too), given length, skew and tails of
-    `returns` (Bailey and López de Prado 2012, equation 11)."""
-    r = np.asarray(returns, float)
-    z = (r - r.mean()) / r.std()
-    skew, kurtosis = (z**3).mean(), (z**4).mean()
-    sharpe = r.mean() / r.std(ddof=1)
-    variance = 1 - skew * sharpe + (kurtosis - 1) / 4 * sharpe**2
-    return float(norm.cdf((sharpe - benchmark) * math.sqrt((len(r) - 1) / variance)))
-
-
-def deflated_sharpe(returns: np.ndarray, trials: Iterable[float]) -> float:
-    """Probability that the Sharpe ratio of `returns`, the best of several strategies, exceeds what the best of as many
-    worthless ones would reach (Bailey and López de Prado 2014).
-
-    Args:
-        returns: of the chosen strategy, daily, in excess of the riskless rate.
-        trials: daily Sharpe ratios of all that were tried.
-    Raises:
-        ValueError: fewer than two trials.
-    """
-    trials = np.asarray(list(trials), float)
-    best = expected_max_sharpe(
-        len(trials), float(trials.std(ddof=1)) if len(trials) > 1 else 0.0
-    )
-    return probabilistic_sharpe(returns, best)

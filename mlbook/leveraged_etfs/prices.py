@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mlbook.leveraged_etfs.backtest import simulate_leveraged
+from mlbook.leveraged_etfs.leverage import simulate_leveraged
 
 FIELDS = ["open", "close"]
 SOURCES = ("folder", "cache", "yfinance")

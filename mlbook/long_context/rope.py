@@ -338,11 +338,6 @@ def to_half_split(x: Tensor) -> Tensor:
     return torch.cat((x[..., ::2], x[..., 1::2]), dim=-1)
 
 
-def to_interleaved(x: Tensor) -> Tensor:
-    """The inverse of `to_half_split`."""
-    return torch.stack(x.chunk(2, dim=-1), dim=-1).flatten(-2)
-
-
 # -- what the frequencies imply ------------------------------------------------------
 
 

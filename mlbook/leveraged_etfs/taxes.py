@@ -1,0 +1,119 @@
+"""Taxes on gains, lot by lot."""
+
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Tax:
+    """Rates on gains held up to a year and longer, and which lots are sold first: "fifo" the oldest, "best" those that
+    cost the least tax."""
+
+    short: float = 0.35
+    long: float = 0.15
+    lots: str = "fifo"
+
+    def __post_init__(self):
+        if not (0 <= self.short < 1 and 0 <= self.long < 1):
+            raise ValueError(
+                f"tax rates must lie in [0, 1), got {self.short}, {self.long}"
+            )
+        if self.lots not in ("fifo", "best"):
+            raise ValueError(f"lots are sold 'fifo' or 'best' first, got {self.lots!r}")
+
+    def on(self, short: float, long: float) -> tuple[float, float, float]:
+        """(tax, short-term loss, long-term loss carried to the next year), for a year's net gains of both kinds.
+
+        A loss of one kind reduces the gain of the other (26 U.S.C. § 1222, § 1212).
+        """
+        if short < 0 < long:
+            short, long = (
+                (0.0, short + long) if short + long > 0 else (short + long, 0.0)
+            )
+        elif long < 0 < short:
+            short, long = (
+                (short + long, 0.0) if short + long > 0 else (0.0, short + long)
+            )
+        tax = max(short, 0) * self.short + max(long, 0) * self.long
+        return tax, min(short, 0.0), min(long, 0.0)
+
+
+@dataclass
+class Lots:
+    """What was bought when and for how much, and the gains realised since the last settlement."""
+
+    tax: Tax
+    open: dict[str, list[list]] = field(default_factory=dict)  # [day, units, price]
+    short: float = 0.0
+    long: float = 0.0
+
+    def trade(
+        self, day: pd.Timestamp, ticker: str, units: float, price: float, cost: float
+    ) -> None:
+        """Open a lot, or sell from those that are open; costs raise the basis and lower the proceeds.
+
+        Raises:
+            ValueError: more is sold than the lots hold.
+        """
+        lots = self.open.setdefault(ticker, [])
+        if units > 0:
+            lots.append([day, units, price + cost / units])
+            return
+        price -= cost / -units
+        a_year_ago = day - pd.DateOffset(years=1)
+        if self.tax.lots == "best":
+            lots.sort(
+                key=lambda lot: (
+                    (price - lot[2])
+                    * (self.tax.long if lot[0] < a_year_ago else self.tax.short)
+                )
+            )
+        left = -units
+        while lots and left > 0:
+            bought, amount, basis = lots[0]
+            sold = min(amount, left)
+            gain = sold * (price - basis)
+            if bought < a_year_ago:  # held for more than a year
+                self.long += gain
+            else:
+                self.short += gain
+            left -= sold
+            lots[0][1] -= sold
+            if lots[0][1] <= 1e-9 * amount:
+                lots.pop(0)
+        if left > 1e-6 * -units:
+            raise ValueError(
+                f"{-units:g} of {ticker} sold on {day:%Y-%m-%d}, {left:g} more than held"
+            )
+
+    def due(self) -> float:
+        return self.tax.on(self.short, self.long)[0]
+
+    def settle(self) -> float:
+        """The tax on what was realised; losses are carried on."""
+        tax, self.short, self.long = self.tax.on(self.short, self.long)
+        return tax
+
+
+def after_tax(trades: pd.DataFrame, tax: Tax) -> pd.DataFrame:
+    """Gains realised by `trades` and the tax on them, by calendar year.
+
+    Net losses are carried on. Left out: wash sales, the $3,000 of losses that other income can take, dividends.
+
+    Args:
+        trades: rows of day, ticker, units (negative: sold), price and cost, as in `Run.trades`.
+    Returns:
+        by year: "short" and "long" (net gains of that year, with losses carried in), "tax".
+    Raises:
+        ValueError: more is sold than was bought.
+    """
+    lots, rows = Lots(tax), {}
+    for year, group in trades.groupby(trades.day.dt.year, sort=True):
+        for row in group.itertuples(index=False):
+            lots.trade(row.day, row.ticker, row.units, row.price, row.cost)
+        short, long = lots.short, lots.long
+        rows[year] = {"short": short, "long": long, "tax": lots.settle()}
+    return pd.DataFrame.from_dict(
+        rows, orient="index", columns=["short", "long", "tax"]
+    )
