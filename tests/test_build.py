@@ -7,13 +7,24 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 
 import mlbook
-from book.builder import ci, execute, freshness, install, pages, records, repository
+from book.builder import (
+    ci,
+    execute,
+    freshness,
+    install,
+    kinds,
+    new,
+    pages,
+    records,
+    repository,
+)
 from book.builder.execute import BuildError
 from book.builder.progress import EVERY, Progress
 from book.builder.render import at_scale, build
@@ -161,10 +172,12 @@ def test_recorded_measurements_make_stale_only_who_shows_them(root):
     assert changed_names(root, record("other")) == ["benchmarks/results"]
 
 
-def test_prose_does_not_make_a_chapter_stale(root):
+def test_prose_and_folding_do_not_make_a_chapter_stale(root):
     def edit():
         book = nbformat.read(root / "notebooks/one.ipynb", 4)
         book.cells[0].source += "\nMore words."
+        book.cells[1].metadata["tags"] = ["check"]
+        book = nbformat.from_dict(kinds.spread(book))
         nbformat.write(book, root / "notebooks/one.ipynb")
 
     assert changed_names(root, edit) == []
@@ -605,11 +618,49 @@ def test_an_installation_shows_that_it_moves(tmp_path, monkeypatch):
         assert ("Collecting one ['-r', " in said[-1]) == bool(status)
 
 
+# A new chapter
+
+
+def copy_of_the_tree(target):
+    for path in repository.files(ROOT):
+        to = target / path.relative_to(ROOT)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, to)
+    return target
+
+
+def test_a_new_chapter_builds_and_passes_at_once(tmp_path):
+    copy = copy_of_the_tree(tmp_path)
+    path = new.new_chapter(copy, "random-walks")
+    assert pages.chapter_paths(copy)[-1] == path
+    assert build(copy, copy / "out", "random-walks").is_file()
+    book = nbformat.read(copy / "out/chapters/smoke/random-walks.ipynb", 4)
+    (claim,) = execute.collect(book, execute.CLAIM_MIME)
+    assert claim["id"] == "random-walks.variance-grows"
+    assert nbformat.read(path, 4).cells[0].source.startswith("# Random walks\n")
+    tests = "tests/test_build.py", "tests/test_kinds.py", "-k", path.stem
+    for command in (
+        ("pytest", *tests),
+        ("ruff", "check", path),
+        ("ruff", "format", "--check", path),
+    ):
+        run = subprocess.run(
+            [sys.executable, "-m", *command],
+            cwd=copy,
+            env=os.environ | {"PYTHONPATH": str(copy)},
+            capture_output=True,
+            text=True,
+        )
+        assert run.returncode == 0, run.stdout + run.stderr
+    for name in ("random-walks", "Random walks", ""):
+        with pytest.raises(ValueError, match="lower case words|already"):
+            new.new_chapter(copy, name)
+
+
 # The real book
 
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-KINDS = {"figure", "check", "setup", "source"}  # folded in the page
 # Chapters of the first edition, whose cells are longer than what a reader would type.
 TO_BE_REWRITTEN = {"flash-attention", "torch-compile", "long-context", "leveraged-etfs"}
 
@@ -624,7 +675,7 @@ def test_notebooks_are_committed_as_they_should_be(path):
     )
     assert len({cell.id for cell in book.cells}) == len(book.cells)
     assert any("claim(" in cell.source for cell in code)
-    seen = [c for c in code if not KINDS & set(c.metadata.get("tags", []))]
+    seen = [cell for cell in code if not kinds.kind(cell)]
     longest = max(seen, key=lambda cell: cell.source.count("\n"))
     limit = 65 if path.stem in TO_BE_REWRITTEN else 30
     assert longest.source.count("\n") < limit, (
@@ -667,10 +718,7 @@ def test_every_copy_of_the_address_is_the_same():
 
 def test_set_repository_changes_all_copies(tmp_path):
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
-    for path in repository.files(ROOT):
-        target = tmp_path / path.relative_to(ROOT)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target)
+    copy_of_the_tree(tmp_path)
     new = "https://github.com/somebody/their-book"
     changed = repository.set_repository(tmp_path, mlbook.REPOSITORY, new + ".git")
     assert (

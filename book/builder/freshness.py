@@ -12,6 +12,7 @@ import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
 
 import mlbook
+from book.builder.kinds import untitled
 
 EXECUTION_TAGS = {"raises-exception", "skip-execution"}  # what nbclient heeds
 
@@ -20,12 +21,12 @@ def content(notebook: Path, root: Path) -> dict[str, str]:
     """What the outputs of `notebook` follow from, by name, each with its digest: the same on every machine and in every fork.
 
     Covered: the code cells (prose may change freely), the `mlbook` modules they import, directly or through each
-    other, the lock file, and recorded measurements if they are shown. Of the tags of a cell only those count that
-    change how it is executed. The repository's own address counts as a blank.
+    other, the lock file, and recorded measurements if they are shown. Of a cell's kind nothing counts, and of its tags
+    only those that change how it is executed. The repository's own address counts as a blank.
     """
     code = code_cells(nbformat.read(notebook, as_version=4))
     sources = [
-        f"{cell.source}\n{sorted(EXECUTION_TAGS & set(cell.metadata.get('tags', [])))}"
+        f"{untitled(cell.source)}\n{sorted(EXECUTION_TAGS & set(cell.metadata.get('tags', [])))}"
         for cell in code
     ]
     found = {"its code": _sha("\0".join(sources))}
