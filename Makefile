@@ -19,7 +19,7 @@ new: .venv/ready             ## a chapter to begin with: make new NAME=my-chapte
 
 test: .venv/ready            ## everything that is tested; PAGES=cpu: the browser opens the book that `make book` made
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal --pages=$(PAGES) \
-		--nbmake --nbmake-timeout=300 tests $(NOTEBOOKS)
+		--nbmake --nbmake-timeout=300 $(PYTEST_OPTIONS) tests $(NOTEBOOKS)
 
 lab: .venv/ready             ## JupyterLab on the chapters
 	$(BIN)/jupyter lab --notebook-dir=notebooks
