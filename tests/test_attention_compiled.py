@@ -1,13 +1,18 @@
 """The kernels compiled ahead of time for five generations of GPUs, none of which need be here."""
 
 import itertools
+import json
+import os
+from dataclasses import asdict
 
 import pytest
 import torch
+from filelock import FileLock
 
 pytest.importorskip("triton", reason="no Triton on this platform")
 
 from mlbook.flash_attention import SHARED_MEMORY, Job, block_sizes, compile_kernels
+from mlbook.flash_attention.compiled import Report
 
 UNITS = {75: None, 80: "mma", 89: "mma", 90: "wgmma", 100: "tcgen05", 120: "mma"}
 BACKWARD = ("row_dots", "backward_dk_dv", "backward_dq")
@@ -31,9 +36,20 @@ def compiled(request, tmp_path_factory):
         jobs.append(Job("forward", capability, 128, "bfloat16", causal=True))
     else:  # flash_attention refuses this one
         jobs.remove(Job("backward_dk_dv", 75, 256, "float32", causal=True))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
-        return capability, list(zip(jobs, compile_kernels(jobs), strict=True))
+    return capability, list(zip(jobs, reports(jobs, tmp_path_factory), strict=True))
+
+
+def reports(jobs, tmp_path_factory):
+    """What `jobs` compile to: once a session, whichever process of pytest-xdist asks first."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # which the processes of this session share
+    kept = folder / f"compiled-{jobs[0].capability}.json"
+    with FileLock(kept.with_suffix(".lock")), pytest.MonkeyPatch.context() as patch:
+        if not kept.exists():
+            patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
+            kept.write_text(json.dumps([asdict(r) for r in compile_kernels(jobs)]))
+    return [Report(**report) for report in json.loads(kept.read_text())]
 
 
 def test_the_forward_kernel_spills_nothing(compiled):

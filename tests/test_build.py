@@ -629,6 +629,13 @@ def copy_of_the_tree(target):
     return target
 
 
+def test_the_template_has_its_kinds_spread():
+    template = json.loads(new.TEMPLATE.read_text())
+    assert kinds.spread(template) == template
+    found = {kinds.kind(c) for c in template["cells"] if c["cell_type"] == "code"}
+    assert found == {"setup", "figure", "check", None}
+
+
 def test_a_new_chapter_builds_and_passes_at_once(tmp_path):
     copy = copy_of_the_tree(tmp_path)
     path = new.new_chapter(copy, "random-walks")
@@ -742,7 +749,7 @@ def test_one_version():
         and f'version = "{mlbook.__version__}"' in pyproject
     )
     assert f"branch: {TAG}\n" in (ROOT / "_config.yml").read_text()
-    for path in NOTEBOOKS:
+    for path in [*NOTEBOOKS, new.TEMPLATE]:
         assert f"{mlbook.REPOSITORY}@{TAG}" in path.read_text()
 
 
