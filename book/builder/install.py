@@ -31,6 +31,8 @@ def main(arguments: list[str], every: float = EVERY, say=print) -> int:
         for line in path.read_text().splitlines()
     )
     say(f"Installing {wanted} packages into {sys.prefix}")
+    site = Path(sysconfig.get_path("purelib"))
+    before = len(list(site.glob("*.dist-info")))
     start = time.monotonic()
     options = ["--disable-pip-version-check", "--progress-bar", "off"]
     pip = subprocess.Popen(
@@ -39,13 +41,13 @@ def main(arguments: list[str], every: float = EVERY, say=print) -> int:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    printed, site = [], Path(sysconfig.get_path("purelib"))
+    printed: list[str] = []
     done = threading.Event()
 
     def tell():
         while not done.wait(every):
             found = sum(line.startswith("Collecting ") for line in printed)
-            there = len(list(site.glob("*.dist-info")))
+            there = len(list(site.glob("*.dist-info"))) - before
             say(
                 f"  {time.monotonic() - start:.0f} s: {found} of {wanted} found, {there} installed"
             )
