@@ -1,17 +1,22 @@
-"""The notebooks on a machine that has only what Colab has: nothing of this repository, nothing replaced."""
+"""Notebooks on a machine that has what Colab has: no extra replaces any of it, and chapters begin there."""
 
-import importlib.metadata
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tomllib
 import venv
+from importlib.metadata import PackageNotFoundError, distribution, distributions
 from pathlib import Path
 
+import nbclient
 import nbformat
 import pytest
+from cells import imports
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import mlbook
 from book.builder.execute import check_outputs
@@ -19,141 +24,178 @@ from mlbook.source import TAG
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-# What Colab's image has that matters here; with what these need.
-COLAB = [
-    "torch",
-    "torchvision",
-    "triton",
-    "numpy",
-    "scipy",
-    "scikit-learn",
-    "pandas",
-    "matplotlib",
-    "ipykernel",
-    "ipywidgets",
-    "nbclient",
-    "pip",
-]
+WHOLE = "flow-matching"  # the chapter that runs to its end
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+FREEZE = ROOT.parent / "shared/colab/pip-freeze.gpu.txt"
+UV = [sys.executable, "-m", "uv", "--no-config", "--quiet"]
 
 
-def closure(names):
-    """The installed distributions that `names` need, themselves included."""
-    found, queue = {}, [Requirement(name) for name in names]
+def pins(path: Path) -> dict[str, str]:
+    """Versions by name, of lines such as `torch==2.11.0+cu128`, without what follows the plus."""
+    found = re.findall(r"^([\w.-]+)==([^\s+]+)", path.read_text(), re.MULTILINE)
+    return {canonicalize_name(name): version for name, version in found}
+
+
+COLAB = pins(ROOT / "tests/colab.txt")
+# Without torchvision, as on a plain machine: what would bring it in would bring its own torch.
+THERE = {name: version for name, version in COLAB.items() if name != "torchvision"}
+
+
+def unpack(packages: dict[str, str], site: Path) -> None:
+    subprocess.run(
+        [
+            *(*UV, "pip", "install", "--no-deps", "--python", sys.executable),
+            *("--target", site, *(f"{n}=={v}" for n, v in packages.items())),
+        ],
+        check=True,
+        timeout=600,
+    )
+
+
+def environment(home: Path, packages: Path) -> tuple[Path, Path]:
+    """The python and the folder of packages of a new environment, which finds `packages` beside its own: its pip sees
+    those and cannot change them."""
+    venv.create(home, with_pip=False, symlinks=True)
+    site = next((home / "lib").glob("python*/site-packages"))
+    (site / "there.pth").write_text(f"{packages}\n")
+    return home / "bin" / "python", site
+
+
+def versions(site: Path) -> dict[str, str]:
+    return {canonicalize_name(d.name): d.version for d in distributions(path=[site])}
+
+
+@pytest.fixture(scope="session")
+def colabs_pip(tmp_path_factory):
+    """The command of Colab's pip, where names and versions are all there is of the other packages."""
+    folder = tmp_path_factory.mktemp("names")
+    unpack({"pip": THERE["pip"]}, folder / "site")
+    for name, version in THERE.items() - {("pip", THERE["pip"])}:
+        about = folder / f"site/{name.replace('-', '_')}-{version}.dist-info/METADATA"
+        about.parent.mkdir()
+        about.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    assert versions(folder / "site") == THERE
+    return [environment(folder / "env", folder / "site")[0], "-I", "-m", "pip"]
+
+
+def chosen(needs: list[str], pip: list) -> set[str]:
+    """What pip would install on Python 3.13 for `needs`."""
+    report = subprocess.run(
+        [
+            *(*pip, "install", "--quiet", "--dry-run", "--report", "-"),
+            *("--python-version", "3.13", "--only-binary=:all:", *needs),
+        ],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=300,
+    )
+    plan = json.loads(report.stdout)["install"]
+    return {canonicalize_name(item["metadata"]["name"]) for item in plan}
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_an_extra_replaces_nothing(extra, colabs_pip):
+    new = chosen(PROJECT["dependencies"] + EXTRAS[extra], colabs_pip)
+    assert new & THERE.keys() == set()
+    if FREEZE.exists():
+        assert new & pins(FREEZE).keys() == set(), "missing in tests/colab.txt"
+
+
+def test_what_would_replace_something_is_seen(colabs_pip):
+    assert "decorator" in chosen(["bt"], colabs_pip)
+
+
+def test_versions_are_colabs():
+    if not FREEZE.exists():
+        pytest.skip("no list of what Colab has lies beside the repository")
+    assert COLAB.items() - pins(FREEZE).items() == set()
+
+
+def closure(name: str, known: dict) -> set[str]:
+    """The installed distributions that `name` needs beyond `known`, itself included."""
+    found, queue = set(), [Requirement(name)]
     while queue:
         requirement = queue.pop()
-        key = re.sub(r"[-_.]+", "-", requirement.name).lower()
-        if key in found or (
-            requirement.marker and not requirement.marker.evaluate({"extra": ""})
-        ):
+        name = canonicalize_name(requirement.name)
+        if name in found or name in known:
+            continue
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
         try:
-            found[key] = importlib.metadata.distribution(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
+            needs = distribution(name).requires or []
+        except PackageNotFoundError:
             continue  # torch's CUDA packages, on a machine without them
-        queue += [Requirement(text) for text in found[key].requires or []]
+        found.add(name)
+        queue += map(Requirement, needs)
     return found
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
+def base(tmp_path_factory):
+    """A folder of packages in Colab's versions; links to ours instead of torch and Triton, which are large, and of
+    setuptools, which our torch wants newer."""
+    site = tmp_path_factory.mktemp("colab") / "site"
+    ours = ("torch", "triton", "setuptools")
+    wanted = {name: v for name, v in THERE.items() if name not in ours}
+    unpack(wanted, site)
+    for name in set().union(*(closure(name, wanted) for name in ours)):
+        installed = distribution(name)
+        for top in {file.parts[0] for file in installed.files or []}:
+            if top not in ("..", "__pycache__") and not (site / top).exists():
+                (site / top).symlink_to(installed.locate_file(top))
+    return site
+
+
+@pytest.fixture(scope="session")
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
+    # A build leaves files in its folder and takes up those that earlier ones left.
+    source = folder / "source"
+    compiled = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "mlbook", source / "mlbook", ignore=compiled)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
     subprocess.run(
         [
-            sys.executable,
-            "-m",
-            "pip",
-            "wheel",
-            "--quiet",
-            "--no-deps",
-            "--wheel-dir",
-            folder,
-            ROOT,
+            *(*UV, "build", "--wheel", "--python", sys.executable),
+            *("--out-dir", folder, source),
         ],
         check=True,
+        capture_output=True,
         timeout=300,
     )
     return next(folder.glob("mlbook-*.whl"))
 
 
-@pytest.fixture
-def colab(tmp_path):
-    """A new environment with hard links to the distributions Colab has: pip may replace a link, not what it links to."""
-    home = tmp_path / "colab"
-    venv.create(home, with_pip=False, symlinks=True)
-    site = next((home / "lib").glob("python*/site-packages"))
-    for distribution in closure(COLAB).values():
-        for file in distribution.files or []:
-            source, target = Path(distribution.locate_file(file)), site / file
-            if (
-                ".." in file.parts
-                or not source.is_file()
-                or "__pycache__" in file.parts
-            ):
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if not target.exists():
-                try:
-                    os.link(source, target)
-                except OSError:  # another file system
-                    target.write_bytes(source.read_bytes())
-    return home / "bin" / "python"
-
-
-def installed(python):
-    listing = subprocess.run(
-        [python, "-m", "pip", "list", "--format=json"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return {
-        item["name"].lower(): item["version"] for item in json.loads(listing.stdout)
-    }
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_a_notebook_alone_runs_on_colabs_packages(path, wheel, colab, tmp_path):
-    before = installed(colab)
-    assert "mlbook" not in before and {"torch", "numpy", "matplotlib"} <= before.keys()
+def test_a_chapter_begins_on_colab(path, wheel, base, tmp_path):
+    before = versions(base)
+    assert THERE.keys() <= before.keys() and "mlbook" not in before
+    python, site = environment(tmp_path / "env", base)
     book = nbformat.read(path, 4)
-    (bootstrap,) = [c for c in book.cells if "%pip install" in c.source]
+    (setup,) = [c for c in book.cells if "pip install" in c.source]
     address = f"git+{mlbook.REPOSITORY}@{TAG}"
-    assert address in bootstrap.source
-    bootstrap.source = bootstrap.source.replace(address, wheel.as_uri())
+    assert address in setup.source
+    setup.source = setup.source.replace(address, wheel.as_uri())
+    if path.stem != WHOLE:
+        book.cells = [setup, imports(book)]
     folder = tmp_path / "content"
     folder.mkdir()
-    nbformat.write(book, folder / path.name)
-    code = (
-        "import nbformat, nbclient\n"
-        f"book = nbformat.read({path.name!r}, 4)\n"
-        "client = nbclient.NotebookClient(book, timeout=600)\n"
-        "client.km = client.create_kernel_manager()\n"
-        "client.km.kernel_spec.argv[0] = __import__('sys').executable\n"
-        "client.execute()\n"
-        f"nbformat.write(book, {path.name!r})\n"
+    client = nbclient.NotebookClient(
+        book, timeout=600, resources={"metadata": {"path": str(folder)}}
     )
-    env = {
-        k: v
-        for k, v in os.environ.items()
-        if not k.startswith(("PYTHON", "VIRTUAL", "JUPYTER", "MLBOOK_PRICES"))
-    }
-    env |= {"MLBOOK_SCALE": "smoke", "PATH": f"{colab.parent}{os.pathsep}{env['PATH']}"}
-    run = subprocess.run(
-        [colab, "-c", code],
-        cwd=folder,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert run.returncode == 0, run.stderr[-4000:]
-    after = installed(colab)
-    assert {name: after.get(name) for name in before} == before, (
-        "nothing that Colab has was replaced"
-    )
-    assert "mlbook" in after
-    check_outputs(path.name, nbformat.read(folder / path.name, 4))
-    text = (folder / path.name).read_text()
-    assert "application/vnd.mlbook.claim+json" in text and str(
-        ROOT
-    ) not in text.replace(str(wheel.parent), "")
+    client.km = client.create_kernel_manager()
+    client.km.kernel_spec.argv[0] = str(python)
+    ours = ("PYTHON", "VIRTUAL", "JUPYTER", "MLBOOK_PRICES")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
+    env["PATH"] = f"{python.parent}{os.pathsep}{env['PATH']}"
+    client.execute(env=env)
+    assert "mlbook" in versions(site)
+    assert versions(site).keys() & before.keys() == set() and versions(base) == before
+    check_outputs(path.name, book)
+    text = json.dumps(book)
+    assert str(ROOT) not in text, "nothing came from the repository"
+    if path.stem == WHOLE:
+        assert "application/vnd.mlbook.claim+json" in text
