@@ -1,19 +1,16 @@
 """The rendered pages in a real browser: formulas, films, search, themes, narrow screens, accessibility, no foreign request."""
 
-import functools
-import http.server
 import os
 import re
-import shutil
-import threading
 from pathlib import Path
 
 import nbformat
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from filelock import FileLock
 from playwright.sync_api import sync_playwright
 
-from book.builder.__main__ import build
+from book.builder import built_pages, kinds, measures
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -21,14 +18,15 @@ FRONT = ["index", "how-to-run", "claims", "status", "about"]
 PAGES = [f"book/{name}.html" for name in FRONT] + [
     f"notebooks/{p.stem}.html" for p in CHAPTERS
 ]
-CHROMIUM = (
-    shutil.which("chromium")
-    or shutil.which("chromium-browser")
-    or shutil.which("google-chrome")
-)
+LOOKS = {  # a page is opened once in each
+    "light": (1280, "light"),
+    "dark": (1280, "dark"),
+    "phone": (390, "light"),
+    "small phone": (360, "light"),
+}
 PAGE_LIMIT = 6_000_000  # bytes, everything that opening a page brings
 
-if not CHROMIUM and not os.environ.get("CI"):
+if not measures.chromium() and not os.environ.get("CI"):
     pytest.skip(
         "no Chromium on this machine: the pages are not tested in a browser",
         allow_module_level=True,
@@ -38,42 +36,25 @@ if not CHROMIUM and not os.environ.get("CI"):
 @pytest.fixture(scope="module")
 def folder(request):
     """The book's pages at the scale that `--pages` names, built where they are not there yet."""
-    scale = request.config.getoption("pages")
-    out = ROOT / "_build" / ("smoke" if scale == "smoke" else "")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLBOOK_SCALE", scale)
-        return build(ROOT, out).parent
+    return built_pages(request.config.getoption("pages"))
 
 
 @pytest.fixture(scope="module")
 def site(folder):
     """The pages, served from this machine."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Quiet, directory=folder)
-    )
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
+    with measures.served(folder) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
 def browser():
-    assert CHROMIUM, (
+    assert measures.chromium(), (
         "CI is set and there is no Chromium: install it (Debian: apt-get install chromium)"
     )
     with sync_playwright() as playwright:
-        flags = [
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-background-networking",
-            "--disable-component-update",
-        ]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        browser = playwright.chromium.launch(
+            executable_path=measures.chromium(), args=measures.FLAGS
+        )
         yield browser
         browser.close()
 
@@ -101,10 +82,10 @@ class Opened:
         )
         self.tab.on("request", lambda r: self._seen(r, site))
         self.tab.on("requestfinished", self._count)
+        self.path = path
+        self.notebook = ROOT / "notebooks" / f"{Path(path).stem}.ipynb"
         self.tab.goto(site + path)
-        self.tab.wait_for_function(
-            "!window.MathJax || !MathJax.startup || MathJax.startup.promise.then(() => true)"
-        )
+        measures.settled(self.tab)
         quiet = 0
         while quiet < 5:
             self.tab.wait_for_timeout(100)
@@ -150,97 +131,252 @@ def formulas(path):
     )
 
 
-@pytest.mark.parametrize("path", PAGES)
-def test_a_page_opens_clean(browser, site, path):
-    with Opened(browser, site, path) as page:
-        assert page.errors == [] and page.foreign == []
-        assert page.bytes < PAGE_LIMIT
-        assert (
-            page.tab.evaluate(
-                "[...document.querySelectorAll('main img')].filter(i => !i.alt.trim()).length"
-            )
-            == 0
+# What a page is asked. A question moves what it must, so that none may lean on the state that another left.
+
+
+def opens_clean(page):
+    assert page.errors == [] and page.foreign == []
+
+
+def weighs_little(page):
+    assert page.bytes < PAGE_LIMIT
+
+
+def every_image_has_words(page):
+    assert page.tab.locator("main img:not([alt]), main img[alt='']").count() == 0
+
+
+def every_formula_is_rendered(page):
+    page.tab.wait_for_selector("mjx-container")
+    assert page.tab.locator("mjx-container").count() == formulas(page.notebook)
+    assert page.tab.locator("mjx-merror, [data-mjx-error]").count() == 0
+
+
+def nothing_is_cut_off_or_scrolls_sideways(page):
+    """What a parent hides counts, and what lies in a box that scrolls by itself does not."""
+    beyond = page.tab.evaluate(
+        """() => {
+          const scrolls = e => e && (/auto|scroll/.test(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
+          return [...document.body.querySelectorAll(':not(mjx-assistive-mml, mjx-assistive-mml *)')]
+            .filter(e => e.getBoundingClientRect().right > innerWidth + 1 && e.getBoundingClientRect().width > 1
+                      && e.checkVisibility({visibilityProperty: true, opacityProperty: true}) && !scrolls(e))
+            .map(e => e.outerHTML.slice(0, 100)) }"""
+    )
+    assert beyond == []
+    assert page.tab.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+
+
+def is_accessible(page):
+    """Code in colours is looked at on one page: its tokens are many, and everywhere the same."""
+    whole = page.path == PAGES[-1]
+    if whole:
+        page.tab.evaluate(
+            "document.querySelectorAll('details').forEach(d => d.open = true)"
+        )
+    scope = {"exclude": [] if whole else [[".highlight"]]}
+    options = {"resultTypes": ["violations"]}
+    found = Axe().run(page.tab, context=scope, options=options).response["violations"]
+    bad = [
+        f"{v['id']}: {v['nodes'][0]['html'][:160]} ({len(v['nodes'])} places)"
+        for v in found
+        if v["impact"] in ("serious", "critical")
+    ]
+    assert bad == []
+
+
+def every_film_plays_and_can_be_moved(page):
+    films = page.tab.locator(".mlbook-player")
+    assert films.count() == page.tab.locator("video").count()
+    for i in range(films.count()):
+        button, position = films.nth(i).locator("button"), films.nth(i).locator("input")
+        button.click()
+        films.nth(i).locator("button[aria-label=Pause]").wait_for()
+        page.tab.wait_for_function(
+            "r => r.value > 0", arg=position.element_handle(), timeout=10_000
+        )
+        button.click()
+        films.nth(i).locator("button[aria-label=Play]").wait_for()
+        position.fill("0.5")  # scrubbing moves the film
+        near_half = films.nth(i).evaluate(
+            """async p => { const v = p.querySelector('video');
+               await new Promise(r => setTimeout(r, 700));
+               return v.videoWidth > 0 && Math.abs(v.currentTime / v.duration - .5) < .1 }"""
+        )
+        assert near_half, f"film {i} does not follow its slider"
+
+
+def sliders_move_without_a_kernel(page):
+    sliders = page.tab.locator("figure:has(.mlbook-frame) input[type=range]")
+    for i in range(sliders.count()):
+        slider = sliders.nth(i)
+        slider.focus()
+        before = slider.evaluate(
+            "s => s.closest('figure').querySelector('output').value"
+        )
+        slider.press(
+            "ArrowRight" if slider.evaluate("s => s.value < s.max") else "ArrowLeft"
+        )
+        after, shown = slider.evaluate(
+            "s => [s.closest('figure').querySelector('output').value,"
+            " [...s.closest('figure').querySelectorAll('.mlbook-frame')].filter(f => f.offsetParent).length]"
+        )
+        assert after != before and shown == 1
+
+
+def launches_and_downloads(page):
+    links = page.tab.evaluate(
+        "[...document.querySelectorAll('.article-header-buttons a')].map(a => a.href)"
+    )
+    name = page.notebook.name
+    assert any(
+        "colab.research.google.com/github/" in a and a.endswith(f"notebooks/{name}")
+        for a in links
+    )
+    assert any("mybinder.org/v2/gh/" in a and page.notebook.stem in a for a in links)
+    assert any(a.endswith(f"/lab/tree/{name}") for a in links)
+    (download,) = [a for a in links if a.endswith(f"_sources/notebooks/{name}")]
+    given = nbformat.reads(page.context.request.get(download).text(), 4)
+    assert given == nbformat.read(page.notebook, 4), (
+        "the notebook as written: no outputs"
+    )
+
+
+def folds_open_with_the_keyboard(page):
+    folds = page.tab.locator("div.cell > details.hide")
+    cells = nbformat.read(page.notebook, 4).cells
+    of = [kinds.kind(c) for c in cells if c.cell_type == "code"]
+    titles = [kinds.TITLES[kind] for kind in of if kind not in (None, "source")]
+    assert [
+        text.strip() for text in folds.locator("p.collapsed").all_text_contents()
+    ] == titles
+    summary = folds.first.locator("summary")
+    code = folds.first.locator(".cell_input")
+    assert not code.is_visible()
+    summary.focus()
+    page.tab.keyboard.press("Enter")
+    assert code.is_visible() and "@title" not in code.inner_text()
+    box, line = summary.bounding_box(), code.bounding_box()
+    assert box["height"] < 30 and box["width"] < line["width"] / 2, "a quiet line"
+    page.tab.keyboard.press("Enter")
+    assert not code.is_visible()
+
+
+def a_claim_leads_to_its_check(page):
+    claim = page.tab.locator("div.cell:has(> details.hide) .claim").last
+    code = page.tab.locator(
+        f"div.cell:has([id='{claim.get_attribute('id')}']) > details.hide .cell_input"
+    )
+    assert not code.is_visible()
+    claim.locator("a.claim-check").click()
+    code.wait_for()
+    in_sight = "e => { const top = e.getBoundingClientRect().top; return 0 <= top && top < innerHeight }"
+    assert code.evaluate(in_sight)
+    first = page.tab.locator("div.cell:has(> details.hide) .claim").first
+    page.tab.evaluate(f"location.hash = '{first.get_attribute('id')}'")
+    page.tab.wait_for_function(in_sight, arg=first.element_handle())
+    assert first.evaluate("e => e.closest('.cell').querySelector('details.hide').open")
+
+
+def is_measured(page):
+    """Kept in `_build/measures.json`; and those on record, which the Status page shows, are not far off."""
+    found = measures.measures(page.tab, page.notebook)
+    path = ROOT / "_build" / "measures.json"
+    with FileLock(path.with_suffix(".lock")):
+        there = measures.read(path)
+        measures.keep(path, there | {page.notebook.stem: found})
+    if page.tab.locator(".mlbook-scale").first.inner_text() == "Scale: cpu.":
+        known = measures.recorded(ROOT).get(page.notebook.stem, {})
+        assert found == pytest.approx(known, rel=0.1, abs=0.005), (
+            "run `python -m book.builder.measures`"
         )
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
-def test_every_formula_is_rendered(browser, site, path):
-    with Opened(browser, site, f"notebooks/{path.stem}.html") as page:
-        page.tab.wait_for_selector("mjx-container")
-        assert page.tab.locator("mjx-container").count() == formulas(path)
-        assert page.tab.locator("mjx-merror, [data-mjx-error]").count() == 0
+def icons_come_from_a_font_alone(page):
+    assert page.tab.locator("script[src*=fontawesome]").count() == 0
+    loaded = page.tab.evaluate(
+        "[...document.fonts].filter(f => f.status == 'loaded').map(f => f.family)"
+    )
+    assert any("Font Awesome" in family for family in loaded)
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
-def test_every_film_plays_and_can_be_moved(browser, site, path):
-    with Opened(browser, site, f"notebooks/{path.stem}.html") as page:
-        films = page.tab.locator(".mlbook-player")
-        assert films.count() == page.tab.locator("video").count()
-        for i in range(films.count()):
-            button, position = (
-                films.nth(i).locator("button"),
-                films.nth(i).locator("input"),
-            )
-            button.click()
-            films.nth(i).locator("button[aria-label=Pause]").wait_for()
-            page.tab.wait_for_function(
-                "r => r.value > 0", arg=position.element_handle(), timeout=10_000
-            )
-            button.click()
-            films.nth(i).locator("button[aria-label=Play]").wait_for()
-            position.fill("0.5")  # scrubbing moves the film
-            near_half = films.nth(i).evaluate(
-                """async p => { const v = p.querySelector('video');
-                   await new Promise(r => setTimeout(r, 700));
-                   return v.videoWidth > 0 && Math.abs(v.currentTime / v.duration - .5) < .1 }"""
-            )
-            assert near_half, f"film {i} does not follow its slider"
+def every_claim_is_linked_to_its_cell(page):
+    links = page.tab.evaluate(
+        "[...document.querySelectorAll('td a[href*=\"#claim-\"]')].map(a => a.href)"
+    )
+    assert len(links) >= 12 * len(CHAPTERS)
+    ids = {}
+    for link in links:
+        where, anchor = link.split("#")
+        if where not in ids:
+            text = page.context.request.get(where).text()
+            ids[where] = set(re.findall(r'id="(claim-[^"]+)"', text))
+        assert anchor in ids[where], f"{link} leads nowhere"
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
-def test_sliders_move_without_a_kernel(browser, site, path):
-    with Opened(browser, site, f"notebooks/{path.stem}.html") as page:
-        sliders = page.tab.locator("figure:has(.mlbook-frame) input[type=range]")
-        for i in range(sliders.count()):
-            slider = sliders.nth(i)
-            slider.focus()
-            before = slider.evaluate(
-                "s => s.closest('figure').querySelector('output').value"
-            )
-            slider.press(
-                "ArrowRight" if slider.evaluate("s => s.value < s.max") else "ArrowLeft"
-            )
-            after, shown = slider.evaluate(
-                "s => [s.closest('figure').querySelector('output').value,"
-                " [...s.closest('figure').querySelectorAll('.mlbook-frame')].filter(f => f.offsetParent).length]"
-            )
-            assert after != before and shown == 1
+def every_card_has_a_picture(page):
+    cards = page.tab.locator(".chapter-card")
+    assert cards.count() == len(CHAPTERS)
+    drawn = "c => c.querySelector('img').naturalWidth > 0"
+    assert all(card.evaluate(drawn) for card in cards.all())
+    narrowest = min(
+        card.locator("> span").bounding_box()["width"] for card in cards.all()
+    )
+    assert narrowest > 200, "no text is squeezed"
 
 
-@pytest.mark.parametrize("path", PAGES)
-@pytest.mark.parametrize("width", [390, 1280])
-def test_no_page_scrolls_sideways(browser, site, path, width):
-    with Opened(browser, site, path, width=width) as page:
-        assert (
-            page.tab.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+def the_theme_switch_changes_the_page(page):
+    def look():
+        return page.tab.evaluate(
+            "[document.body, document.querySelector('.mlbook-svg')]"
+            ".map(e => getComputedStyle(e)).map((s, i) => i ? s.color : s.backgroundColor)"
         )
 
+    light = look()
+    for _ in range(3):  # the switch goes round light, dark and automatic
+        page.tab.locator("button.theme-switch-button").locator(
+            "visible=true"
+        ).first.click()
+        if page.tab.evaluate("document.documentElement.dataset.theme") == "dark":
+            break
+    dark = look()
+    assert light[0] != dark[0] and light[1] != dark[1]
 
+
+def questions(path, look):
+    """What is asked of a page in a look, in this order: what measures comes before what moves."""
+    chapter = path.startswith("notebooks/")
+    asked = [opens_clean, nothing_is_cut_off_or_scrolls_sideways]
+    if look == "light":
+        asked += [weighs_little, every_image_has_words, icons_come_from_a_font_alone]
+        if chapter:
+            asked += [
+                is_measured,
+                every_formula_is_rendered,
+                launches_and_downloads,
+                folds_open_with_the_keyboard,
+                a_claim_leads_to_its_check,
+                every_film_plays_and_can_be_moved,
+                sliders_move_without_a_kernel,
+            ]
+        asked += {
+            "book/index.html": [every_card_has_a_picture],
+            "book/claims.html": [every_claim_is_linked_to_its_cell],
+        }.get(path, [])
+    if look in ("light", "dark"):
+        asked += [is_accessible]
+    if look == "light" and chapter:
+        asked += [the_theme_switch_changes_the_page]
+    return asked
+
+
+@pytest.mark.parametrize("look", LOOKS)
 @pytest.mark.parametrize("path", PAGES)
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_accessibility(browser, site, path, scheme):
-    with Opened(browser, site, path, scheme=scheme) as page:
-        found = (
-            Axe()
-            .run(page.tab, options={"resultTypes": ["violations"]})
-            .response["violations"]
-        )
-        bad = [
-            f"{v['id']}: {v['nodes'][0]['html'][:160]} ({len(v['nodes'])} places)"
-            for v in found
-            if v["impact"] in ("serious", "critical")
-        ]
-        assert bad == []
+def test_page(browser, site, path, look, subtests):
+    width, scheme = LOOKS[look]
+    with Opened(browser, site, path, width, scheme) as page:
+        for question in questions(path, look):
+            with subtests.test(question.__name__):
+                question(page)
 
 
 def test_search_finds_a_word_of_the_chapter(browser, site):
@@ -252,74 +388,9 @@ def test_search_finds_a_word_of_the_chapter(browser, site):
         )
 
 
-def test_icons_come_from_a_font_alone(browser, site):
-    with Opened(browser, site, PAGES[-1]) as page:
-        assert page.tab.locator("script[src*=fontawesome]").count() == 0
-        loaded = page.tab.evaluate(
-            "[...document.fonts].filter(f => f.status == 'loaded').map(f => f.family)"
-        )
-        assert any("Font Awesome" in family for family in loaded)
-
-
-def test_the_theme_switch_changes_the_page(browser, site):
-    with Opened(browser, site, PAGES[-1]) as page:
-
-        def look():
-            return page.tab.evaluate(
-                "[document.body, document.querySelector('.mlbook-svg')]"
-                ".map(e => getComputedStyle(e)).map((s, i) => i ? s.color : s.backgroundColor)"
-            )
-
-        light = look()
-        for _ in range(3):  # the switch goes round light, dark and automatic
-            page.tab.locator("button.theme-switch-button").locator(
-                "visible=true"
-            ).first.click()
-            if page.tab.evaluate("document.documentElement.dataset.theme") == "dark":
-                break
-        dark = look()
-        assert light[0] != dark[0] and light[1] != dark[1]
-
-
-@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
-def test_launch_and_download_buttons(browser, site, path):
-    with Opened(browser, site, f"notebooks/{path.stem}.html") as page:
-        links = page.tab.evaluate(
-            "[...document.querySelectorAll('.article-header-buttons a')].map(a => a.href)"
-        )
-        assert any(
-            "colab.research.google.com/github/" in a
-            and a.endswith(f"notebooks/{path.name}")
-            for a in links
-        )
-        assert any("mybinder.org/v2/gh/" in a and path.stem in a for a in links)
-        assert any(a.endswith(f"/lab/tree/{path.name}") for a in links)
-        (download,) = [
-            a for a in links if a.endswith(f"_sources/notebooks/{path.name}")
-        ]
-        given = nbformat.reads(page.context.request.get(download).text(), 4)
-        assert given == nbformat.read(path, 4), "the notebook as written: no outputs"
-
-
-def test_claims_link_to_their_cells(browser, site):
-    with Opened(browser, site, "book/claims.html") as page:
-        links = page.tab.evaluate(
-            "[...document.querySelectorAll('td a[href*=\"#claim-\"]')].map(a => a.href)"
-        )
-        assert len(links) >= 12 * len(CHAPTERS)
-        ids = {}
-        for link in links:
-            where, anchor = link.split("#")
-            if where not in ids:
-                ids[where] = set(
-                    re.findall(
-                        r'id="(claim-[^"]+)"', page.context.request.get(where).text()
-                    )
-                )
-            assert anchor in ids[where], f"{link} leads nowhere"
-
-
 def test_pages_open_from_a_folder_without_a_server(browser, folder):
     with Opened(browser, f"{folder.as_uri()}/", PAGES[-1]) as page:
         page.tab.wait_for_selector("mjx-container")
         assert page.foreign == [] and page.errors == []
+        page.tab.locator("div.cell:has(> details.hide) a.claim-check").first.click()
+        assert page.tab.locator("details.hide[open] .cell_input").is_visible()

@@ -1,6 +1,7 @@
 """Staging: from executed chapters and the front pages to the folder that Jupyter Book renders."""
 
 import base64
+import collections
 import hashlib
 import html
 import json
@@ -11,10 +12,12 @@ from pathlib import Path
 import nbformat
 import yaml
 
-from book.builder import freshness
+from book.builder import freshness, kinds, measures
 from book.builder.execute import BuildError, Chapter
+from mlbook.claims import MEANINGS
 
 SITE = ["_config.yml", "_toc.yml", "book"]  # what is copied as it is
+APART = {"__pycache__", "builder", "records"}  # and what of it is no page's
 DATA_URI = re.compile(r"data:(video/mp4|image/jpeg);base64,([A-Za-z0-9+/=]+)")
 SUFFIX = {"video/mp4": ".mp4", "image/jpeg": ".jpg"}
 
@@ -66,11 +69,7 @@ def stage(root: Path, folder: Path, chapters: list[Chapter]) -> bool:
             else sorted((root / name).rglob("*"))
         )
         for path in paths:
-            if (
-                path.is_file()
-                and "__pycache__" not in path.parts
-                and "builder" not in path.relative_to(root).parts
-            ):
+            if path.is_file() and not APART & {*path.relative_to(root).parts}:
                 files[str(path.relative_to(root))] = path.read_bytes()
     if len(chapters) < len(chapter_paths(root)):
         files["_toc.yml"] = _toc_of(yaml.safe_load(files["_toc.yml"]), chapters)
@@ -82,10 +81,11 @@ def stage(root: Path, folder: Path, chapters: list[Chapter]) -> bool:
     for chapter in chapters:
         files |= _chapter_files(chapter, root)
     fill = {
-        "<!-- chapters -->": _cards(chapters),
+        "<!-- chapters -->": _cards(chapters, files),
         "<!-- opening -->": _opening(chapters),
         "<!-- claims -->": claims_table(chapters),
         "<!-- status -->": status_table(chapters),
+        "<!-- measures -->": measures_table(chapters, measures.recorded(root)),
     }
     for name in [n for n in files if n.startswith("book/") and n.endswith(".md")]:
         text = files[name].decode()
@@ -132,7 +132,8 @@ def _chapter_files(chapter: Chapter, root: Path) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
 
     book = nbformat.from_dict(json.loads(json.dumps(chapter.book)))
-    for cell in freshness.code_cells(book):
+    for number, cell in enumerate(freshness.code_cells(book)):
+        _fold(cell, first=number == 0)
         for output in cell.outputs:
             if "text/html" in output.get("data", {}):
                 output.data["text/html"] = _outside(output.data["text/html"], files)
@@ -144,6 +145,18 @@ def _chapter_files(chapter: Chapter, root: Path) -> dict[str, bytes]:
     )
     files[f"notebooks/{chapter.name}.ipynb"] = nbformat.writes(book).encode()
     return files
+
+
+def _fold(cell: nbformat.NotebookNode, first: bool) -> None:
+    """Let the page's fold say what is inside; the set-up that a chapter begins with folds what it prints too."""
+    kind = kinds.kind(cell)
+    if kind is None:
+        return
+    title = kinds.TITLES[kind]
+    cell.source = kinds.untitled(cell.source)
+    cell.metadata["mystnb"] = {"code_prompt_show": title, "code_prompt_hide": title}
+    if first and kind == "setup":
+        cell.metadata["tags"] = ["hide-cell"]
 
 
 def _runs_on(chapter: Chapter, root: Path) -> str:
@@ -235,40 +248,106 @@ def _opening(chapters: list[Chapter]) -> str:
     return ""
 
 
-def _cards(chapters: list[Chapter]) -> str:
-    """The table of chapters: picture, title, what the reader will be able to do, and how long it runs."""
+def _cards(chapters: list[Chapter], files: dict[str, bytes]) -> str:
+    """The table of chapters: picture, title, what the reader will be able to do, and how long it runs; still pictures
+    join `files`."""
     cards = []
     for chapter in chapters:
-        film = next(
-            (
-                m
-                for p in _pictures(chapter)
-                if (m := re.search(r'aria-label="([^"]+)" poster="([^"]+)"', p))
-            ),
-            None,
-        )
-        picture = f'<img alt="{film[1]}" src="{_outside(film[2])}">' if film else ""
         cards.append(
-            f'<a class="chapter-card" href="../notebooks/{chapter.name}.html">{picture}<span><b>{html.escape(chapter.title)}</b>'
+            f'<a class="chapter-card" href="../notebooks/{chapter.name}.html">{_card_picture(chapter, files)}'
+            f"<span><b>{html.escape(chapter.title)}</b>"
             f"<span>{html.escape(_first_paragraph(chapter))}</span><small>{_minutes(chapter.record['seconds'])} to run; "
             f"{len(chapter.record['claims'])} claims checked</small></span></a>"
         )
     return '<div class="chapter-cards">' + "\n".join(cards) + "</div>"
 
 
+def _card_picture(chapter: Chapter, files: dict[str, bytes]) -> str:
+    """The poster of a chapter's first film, else its first figure, as an `<img>`; nothing where it has neither."""
+    pictures = _pictures(chapter)
+    for picture in pictures:
+        if film := re.search(r'aria-label="([^"]+)" poster="([^"]+)"', picture):
+            return f'<img alt="{film[1]}" src="{_outside(film[2])}">'
+    for picture in pictures:
+        if svg := _still(picture):
+            alt = re.search(r'aria-label="([^"]*)"', svg)[1]
+            name = hashlib.sha256(svg.encode()).hexdigest()[:16] + ".svg"
+            files[f"book/_static/media/{name}"] = svg.encode()
+            return f'<img alt="{alt}" src="../_static/media/{name}">'
+    return ""
+
+
+def _still(picture: str) -> str | None:
+    """The figure that `picture` shows first as a file of its own: dark on white, whatever page it came from."""
+    shown = re.search(
+        r'(?:<div class="mlbook-frame"(?![^>]* hidden)[^>]*>|<div class="mlbook-scroll"[^>]*>)(<svg role="img".*?</svg>)',
+        picture,
+        re.DOTALL,
+    )
+    if not shown:
+        return None
+    svg = re.sub(r"var\(--mlbook-\w+,(#\w+)\)", r"\1", shown[1])
+    shared = re.search(r"<defs>.*?</defs>", picture, re.DOTALL)
+    if (
+        shared and shared[0] not in svg
+    ):  # a slider's frames keep their letters in one place
+        svg = svg.replace(">", f">{shared[0]}", 1)
+    return svg.replace("currentColor", "#222222")
+
+
 def claims_table(chapters: list[Chapter]) -> str:
-    """Every claim of every chapter, as Markdown tables, each linked to its cell."""
-    parts = []
+    """Every claim, linked to its cell, in two views: what is not plainly confirmed by verdict, and all by chapter."""
+    claims = [(chapter, c) for chapter in chapters for c in chapter.record["claims"]]
+    counts = collections.Counter(c["verdict"] for _, c in claims)
+    parts = [_claims_counts(chapters)]
+    for verdict in ("corrected", "refuted", "open"):
+        if counts[verdict]:
+            parts.append(
+                f"## {verdict.capitalize()}: {counts[verdict]}\n\n{MEANINGS[verdict].capitalize()}.\n\n"
+                "| Claim | Measured | Chapter | Source |\n| --- | --- | --- | --- |\n"
+                + "\n".join(
+                    _claim_row(chapter, c, chapter.title)
+                    for chapter, c in claims
+                    if c["verdict"] == verdict
+                )
+            )
     for chapter in chapters:
-        rows = [
-            f'| <a href="../notebooks/{chapter.name}.html#claim-{c["id"]}">{html.escape(c["statement"])}</a> '
-            f"| {c['marked']} | {c['verdict']}{'' if c['asserted'] else ' (not asserted at this scale)'} "
-            f"| {html.escape(c['source'])} |"
-            for c in chapter.record["claims"]
-        ]
-        head = f"## {chapter.title}\n\n| Claim | Measured | Verdict | Source |\n| --- | --- | --- | --- |\n"
-        parts.append(head + "\n".join(rows))
+        parts.append(
+            f"## {chapter.title}\n\n| Claim | Measured | Verdict | Source |\n| --- | --- | --- | --- |\n"
+            + "\n".join(
+                _claim_row(chapter, c, c["verdict"]) for c in chapter.record["claims"]
+            )
+        )
     return "\n\n".join(parts)
+
+
+def _claims_counts(chapters: list[Chapter]) -> str:
+    """How many claims of each verdict each chapter has."""
+    verdicts = ["corrected", "refuted", "confirmed", "open"]
+    counts = {
+        f"[{chapter.title}](../notebooks/{chapter.name}.ipynb)": collections.Counter(
+            c["verdict"] for c in chapter.record["claims"]
+        )
+        for chapter in chapters
+    }
+    counts["**All**"] = sum(counts.values(), collections.Counter())
+    rows = [
+        f"| {title} | " + " | ".join(str(count[v]) for v in verdicts) + " |"
+        for title, count in counts.items()
+    ]
+    head = " | ".join(v.capitalize() for v in verdicts)
+    return f"| Chapter | {head} |\n" + "| --- " * 5 + "|\n" + "\n".join(rows)
+
+
+def _claim_row(chapter: Chapter, c: dict, third: str) -> str:
+    place = c.get("place", "here")
+    notes = [html.escape(c["source"])] if c["source"] else []
+    notes += [html.escape(place)] if place != "here" else []
+    notes += [] if c["asserted"] else ["not asserted at this scale"]
+    return (
+        f'| <a href="../notebooks/{chapter.name}.html#claim-{c["id"]}">{html.escape(c["statement"])}</a> '
+        f"| {c['marked']} | {third} | {'; '.join(notes)} |"
+    )
 
 
 def status_table(chapters: list[Chapter]) -> str:
@@ -284,6 +363,18 @@ def status_table(chapters: list[Chapter]) -> str:
         f"| {len(c.record['claims'])} | {'; '.join(d['name'] for d in c.record['data']) or 'made by the chapter'} |"
         for c in chapters
     )
+
+
+def measures_table(chapters: list[Chapter], recorded: dict[str, dict]) -> str:
+    """How each chapter's page is filled, beside what the book aims at, as a Markdown table."""
+    known = [c for c in chapters if c.name in recorded]
+    head = ["Measure", "Aim", *(c.title for c in known)]
+    rows = [
+        [words, aim, *(show.format(recorded[c.name][key]) for c in known)]
+        for key, (words, aim, show) in measures.TABLE.items()
+    ]
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> bool:
