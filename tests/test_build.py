@@ -753,6 +753,20 @@ def test_one_version():
         assert f"{mlbook.REPOSITORY}@{TAG}" in path.read_text()
 
 
+def test_the_readme_leads_from_chapters_to_files_that_exist():
+    text = (ROOT / "README.md").read_text()
+    rows = re.findall(r"^\| .+ \| `(.+)` \| `(.+)` \| (.+) \| `(.+)` \|$", text, re.M)
+    assert len(rows) >= 5
+    for notebook, room, tests, benchmark in rows:
+        for path in (
+            f"notebooks/{notebook}.ipynb",
+            f"mlbook/{room}/__init__.py",
+            *(f"tests/{name}.py" for name in re.findall(r"`(\w+)`", tests)),
+            f"benchmarks/{benchmark}",
+        ):
+            assert (ROOT / path).is_file(), path
+
+
 def test_the_lock_is_complete_and_free_of_cuda():
     names = {
         re.split(r"[=<> ;\[]", line)[0]
