@@ -1,6 +1,7 @@
 """Packages that are there and broken look as if they were not there; texts to train on are what they say."""
 
 import importlib.util
+import subprocess
 import sys
 import zipfile
 
@@ -35,6 +36,14 @@ def test_hide_broken(packages):
     assert importlib.import_module("whole_package").answer == 42
     assert "broken_package.part" not in sys.modules
     assert optional.hide_broken(*names) == []  # a second call finds it gone
+
+
+def test_a_readers_own_notebook_imports():
+    code = """
+from transformers import LlamaConfig
+import torchcfm.conditional_flow_matching, torchcfm.models.models, torchcfm.optimal_transport
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
 
 
 def test_python_reference():
