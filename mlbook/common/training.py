@@ -1,13 +1,14 @@
 """One training loop for the small models of the book."""
 
-import copy
 import math
+import numbers
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from mlbook import scale_name
 
@@ -20,29 +21,46 @@ def fit(
     average: float = 0.999,
     warmup: int = 200,
 ) -> tuple[nn.Module, list[float], float]:
-    """Minimise `loss(model)` by Adam: linear warm-up, cosine decay to 1 % of `lr`, averaged weights.
+    """Minimise `loss(model)` by Adam: the learning rate rises to `lr` and falls along a cosine, weights are averaged.
 
     Args:
         model: trained in place.
         loss: draws its own batch and returns a scalar.
         steps: how many updates.
-        lr: the peak learning rate.
+        lr: the peak learning rate, reached whatever the number of steps.
         average: decay of the exponential moving average of the weights, shortened early on.
-        warmup: steps over which the learning rate rises.
+        warmup: steps over which the learning rate rises, a quarter of all at most.
     Returns:
         the model with averaged weights, in evaluation mode; the losses, one a step; seconds taken.
     Raises:
+        ValueError: steps or warmup is no whole number of at least 1 and 0.
         FloatingPointError: a loss is not finite; the step is named.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
-    averaged = copy.deepcopy(model)
-    weights, targets = list(model.parameters()), list(averaged.parameters())
-    optimizer = torch.optim.Adam(weights, lr=lr, betas=(0.9, 0.99), fused=True)
+    for name, value, least in (("steps", steps, 1), ("warmup", warmup, 0)):
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if not whole or value < least:
+            raise ValueError(
+                f"{name} must be a whole number, at least {least}, got {value!r}"
+            )
+
+    def moving(averaged: list[Tensor], current: list[Tensor], seen: Tensor) -> None:
+        share = 1 - min(average, (1 + int(seen)) / (10 + int(seen)))
+        torch._foreach_lerp_(averaged, current, share)
+
+    rise = max(1, min(warmup, steps // 4))
+
+    def factor(step: int) -> float:
+        """Of the peak: a line up to 1, then a cosine down to 0.01."""
+        if step < rise:
+            return (step + 1) / rise
+        done = (step - rise + 1) / max(1, steps - rise)
+        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
+
+    averaged = AveragedModel(model, multi_avg_fn=moving)
+    optimizer = torch.optim.Adam(model.parameters(), lr, betas=(0.9, 0.99), fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     history, start = [], time.perf_counter()
     for step in range(steps):
-        decay = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps))
-        optimizer.param_groups[0]["lr"] = lr * decay * min(1.0, (step + 1) / warmup)
         value = loss(model)
         history.append(value.item())
         if not math.isfinite(history[-1]):
@@ -50,11 +68,10 @@ def fit(
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(
-                targets, weights, 1 - min(average, (step + 1) / (step + 10))
-            )
-    return averaged.eval().requires_grad_(False), history, time.perf_counter() - start
+        schedule.step()
+        averaged.update_parameters(model)
+    seconds = time.perf_counter() - start
+    return averaged.module.eval().requires_grad_(False), history, seconds
 
 
 def side_by_side(function: Callable, arguments: Iterable) -> list:

@@ -1,0 +1,82 @@
+"""What the functions of this room refuse, each kind of fault once."""
+
+import numbers
+
+import torch
+from torch import Tensor
+
+
+def check_count(name: str, value, least: int = 1) -> int:
+    """`value` as an int, if it is a whole number (NumPy's too) of at least `least`.
+
+    Raises:
+        ValueError: it is not; True and 2.0 are no counts.
+    """
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or value < least:
+        raise ValueError(
+            f"{name} must be a whole number, at least {least}, got {value!r}"
+        )
+    return int(value)
+
+
+def check_points(
+    *, dims: int | None = None, same: bool = True, **points: Tensor
+) -> None:
+    """Refuse what is no batch of points: (batch, …), floating, not empty; of the same dtype and, with `same`, shape.
+
+    Args:
+        dims: coordinates a point must have; then each must be (batch, dims).
+    Raises:
+        ValueError: naming the argument and what it is.
+    """
+    (first_name, first), *_ = points.items()
+    for name, value in points.items():
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"{name} must be a floating point tensor, got {kind}")
+        if value.ndim == 0 or value.numel() == 0:
+            raise ValueError(
+                f"{name} must be (batch, …) and not empty, got {tuple(value.shape)}"
+            )
+        if dims is not None and (value.ndim != 2 or value.shape[1] != dims):
+            raise ValueError(
+                f"{name} must be (batch, {dims}), got {tuple(value.shape)}"
+            )
+        if same and value.shape != first.shape:
+            raise ValueError(
+                f"{first_name} and {name} must have the same shape, "
+                f"got {tuple(first.shape)} and {tuple(value.shape)}"
+            )
+        if value.dtype != first.dtype or value.device != first.device:
+            raise ValueError(
+                f"{first_name} and {name} must have the same dtype and device, "
+                f"got {first.dtype} on {first.device} and {value.dtype} on {value.device}"
+            )
+
+
+def check_finite(name: str, value: Tensor) -> None:
+    """Refuse values that are not finite. Waits for a GPU, so it stands where a computation begins or ends."""
+    if not (finite := torch.isfinite(value)).all():
+        raise ValueError(f"{name} must be finite, got {value[~finite][0].item()}")
+
+
+def check_times(t: Tensor, like: Tensor) -> None:
+    """Refuse what is not one time in [0, 1] for each row of `like`, in its dtype."""
+    if t.shape != like.shape[:1]:
+        raise ValueError(
+            f"t must be ({like.shape[0]},), one time a row, got {tuple(t.shape)}"
+        )
+    if t.dtype != like.dtype:
+        raise ValueError(f"t must have the points' dtype {like.dtype}, got {t.dtype}")
+    if not (inside := (t >= 0) & (t <= 1)).all():
+        raise ValueError(f"t must lie in [0, 1], got {t[~inside][0].item()}")
+
+
+def check_output(value: Tensor, like: Tensor, name: str = "the velocity") -> Tensor:
+    """`value`, if it has the shape of `like`: one that only broadcasts against it gives a wrong answer silently."""
+    if value.shape != like.shape:
+        raise ValueError(
+            f"{name} must return the shape of its points, {tuple(like.shape)}, got {tuple(value.shape)}"
+        )
+    return value
