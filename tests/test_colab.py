@@ -175,7 +175,7 @@ def test_a_chapter_begins_on_colab(path, wheel, base, tmp_path):
     assert THERE.keys() <= before.keys() and "mlbook" not in before
     python, site = environment(tmp_path / "env", base)
     book = nbformat.read(path, 4)
-    (setup,) = [c for c in book.cells if "pip install" in c.source]
+    (setup,) = [c for c in book.cells if "!{sys.executable} -m pip" in c.source]
     address = f"git+{mlbook.REPOSITORY}@{TAG}"
     assert address in setup.source
     setup.source = setup.source.replace(address, wheel.as_uri())
