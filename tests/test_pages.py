@@ -82,7 +82,7 @@ class Opened:
         )
         self.tab.on("request", lambda r: self._seen(r, site))
         self.tab.on("requestfinished", self._count)
-        self.path = path
+        self.path, self.scheme = path, scheme
         self.notebook = ROOT / "notebooks" / f"{Path(path).stem}.ipynb"
         self.tab.goto(site + path)
         measures.settled(self.tab)
@@ -175,6 +175,8 @@ def is_accessible(page):
         )
     scope = {"exclude": [] if whole else [[".highlight"]]}
     options = {"resultTypes": ["violations"]}
+    if page.scheme == "dark":  # only colours differ from the light page
+        options["runOnly"] = ["color-contrast"]
     found = Axe().run(page.tab, context=scope, options=options).response["violations"]
     bad = [
         f"{v['id']}: {v['nodes'][0]['html'][:160]} ({len(v['nodes'])} places)"
