@@ -460,7 +460,7 @@ def test_the_peak_of_the_learning_rate_is_reached(monkeypatch, steps, warmup):
     model = torch.nn.Linear(1, 1)
     fit(model, lambda m: (m(torch.ones(4, 1)) ** 2).mean(), steps, 0.01, warmup=warmup)
     assert max(rates) == pytest.approx(0.01)
-    assert steps == 1 or rates[-1] == pytest.approx(1e-4)
+    assert steps < 300 or rates[-1] < 3e-4, "and comes down again"
 
 
 def test_the_averaged_model_keeps_its_buffers():

@@ -21,7 +21,7 @@ def fit(
     average: float = 0.999,
     warmup: int = 200,
 ) -> tuple[nn.Module, list[float], float]:
-    """Minimise `loss(model)` by Adam: the learning rate rises to `lr` and falls along a cosine, weights are averaged.
+    """Minimise `loss(model)` by Adam: the learning rate rises to `lr` and falls along a cosine to 1 % of it, weights are averaged.
 
     Args:
         model: trained in place.
@@ -29,7 +29,7 @@ def fit(
         steps: how many updates.
         lr: the peak learning rate, reached whatever the number of steps.
         average: decay of the exponential moving average of the weights, shortened early on.
-        warmup: steps over which the learning rate rises, a quarter of all at most.
+        warmup: steps over which a line from 0 holds the cosine down.
     Returns:
         the model with averaged weights, in evaluation mode; the losses, one a step; seconds taken.
     Raises:
@@ -47,18 +47,18 @@ def fit(
         share = 1 - min(average, (1 + int(seen)) / (10 + int(seen)))
         torch._foreach_lerp_(averaged, current, share)
 
-    rise = max(1, min(warmup, steps // 4))
-
-    def factor(step: int) -> float:
-        """Of the peak: a line up to 1, then a cosine down to 0.01."""
-        if step < rise:
-            return (step + 1) / rise
-        done = (step - rise + 1) / max(1, steps - rise)
-        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
+    shape = [
+        (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        * min(1.0, (step + 1) / max(1, warmup))
+        for step in range(steps)
+    ]
+    top = max(shape)
 
     averaged = AveragedModel(model, multi_avg_fn=moving)
     optimizer = torch.optim.Adam(model.parameters(), lr, betas=(0.9, 0.99), fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: shape[min(step, steps - 1)] / top
+    )
     history, start = [], time.perf_counter()
     for step in range(steps):
         value = loss(model)
