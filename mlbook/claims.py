@@ -21,7 +21,7 @@ MEANINGS = {
     "corrected": "the source says something else, and this is what holds",
     "refuted": "the source’s own statement was tested and fails",
     "failed": "it does not hold",
-    "open": "this scale is too small to tell",
+    "open": "this run cannot tell",
 }
 
 
@@ -41,6 +41,7 @@ def claim(
     unit: str = "",
     at_smoke: bool = True,
     recorded: dict | None = None,
+    timed: bool = False,
 ) -> None:
     """Check a claim, display it as one line, and leave it where the book's build collects it.
 
@@ -57,6 +58,8 @@ def claim(
             it is then shown and not asserted.
         recorded: where the number comes from another machine, the record that holds it (one of `mlbook.recorded`,
             with "device" and "date"): the line says so, and the claim is asserted at every scale.
+        timed: True where the number compares times: it is shown with its bounds and asserted at no scale, since a busy
+            machine must not decide about a build.
     Raises:
         ClaimFailed: the bounds are not kept, or the number is not finite.
         ValueError: the claim itself is malformed.
@@ -95,9 +98,12 @@ def claim(
         right = f" < {below:.4g}" if below is not None else ""
         right += f" {unit}" if unit else ""
         number = f"{value:.4g}"
-    asserted = at_smoke or recorded is not None or scale_name() != "smoke"
+    asserted = recorded is not None or (
+        not timed and (at_smoke or scale_name() != "smoke")
+    )
     outcome = verdict if holds else "failed" if asserted else "open"
-    note = "" if asserted else "not asserted at this scale"
+    unasserted = "a timing, not asserted" if timed else "not asserted at this scale"
+    note = "" if asserted else unasserted
     place = "here"
     if recorded is not None:
         place = note = f"recorded on {recorded['device']}, {recorded['date']}"
@@ -112,6 +118,7 @@ def claim(
         "place": place,
         "holds": holds,
         "asserted": asserted,
+        "unasserted": "" if asserted else unasserted,
     }
     text = f"{MARKS[outcome]} {outcome}: {statement} [{record['shown']}]" + "".join(
         f" ({s})" for s in (source, note) if s

@@ -342,6 +342,8 @@ def claim_cell(id, measured=1.0, verdict="confirmed"):
         "marked": "<strong>1</strong>",
         "verdict": verdict,
         "asserted": True,
+        "unasserted": "",
+        "place": "here",
         "source": "",
     }
     return CLAIM.format(mime="application/vnd.mlbook.claim+json", record=record)

@@ -243,3 +243,14 @@ def test_data_records_the_file_it_read(displayed, tmp_path):
     )
     with pytest.raises(FileNotFoundError):
         mlbook.data("prices", "made here", tmp_path / "absent.csv")
+
+
+def test_a_timing_is_shown_and_decides_nothing(displayed, monkeypatch):
+    for scale in ("smoke", "cpu"):
+        monkeypatch.setenv("MLBOOK_SCALE", scale)
+        claim("a.fast", "It is fast", measured=0.5, above=1.0, timed=True)
+        claim("a.fast", "It is fast", measured=2.0, above=1.0, timed=True)
+        slow, fast = (shown[claims.MIME] for shown in displayed[-2:])
+        assert (slow["verdict"], fast["verdict"]) == ("open", "confirmed")
+        assert not slow["asserted"]
+        assert "a timing, not asserted" in displayed[-1]["text/plain"]

@@ -103,7 +103,12 @@ def test_the_claims_page_puts_what_is_wrong_elsewhere_first():
                 "two",
                 claims=[
                     claim("b.x", "corrected", place="recorded on <A100>, today"),
-                    claim("b.y", "open", asserted=False),
+                    claim(
+                        "b.y",
+                        "open",
+                        asserted=False,
+                        unasserted="not asserted at this scale",
+                    ),
                 ],
             ),
         ]

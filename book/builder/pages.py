@@ -340,10 +340,10 @@ def _claims_counts(chapters: list[Chapter]) -> str:
 
 
 def _claim_row(chapter: Chapter, c: dict, third: str) -> str:
-    place = c.get("place", "here")
+    place = c["place"]
     notes = [html.escape(c["source"])] if c["source"] else []
     notes += [html.escape(place)] if place != "here" else []
-    notes += [] if c["asserted"] else ["not asserted at this scale"]
+    notes += [] if c["asserted"] else [c["unasserted"]]
     return (
         f'| <a href="../notebooks/{chapter.name}.html#claim-{c["id"]}">{html.escape(c["statement"])}</a> '
         f"| {c['marked']} | {third} | {'; '.join(notes)} |"
