@@ -21,3 +21,8 @@ def pytest_addoption(parser):
         choices=["smoke", "cpu", "gpu", "ci"],
         help="which pages are opened in a browser: the book at a scale, built if it is not there yet, or what CI built",
     )
+    parser.addoption(
+        "--keep-compiled",
+        action="store_true",
+        help="write to tests/compiled what kernels compile to, where that is stale",
+    )

@@ -11,6 +11,8 @@ from filelock import FileLock
 
 pytest.importorskip("triton", reason="no Triton on this platform")
 
+import kept
+
 from mlbook.flash_attention import SHARED_MEMORY, Job, block_sizes, compile_kernels
 from mlbook.flash_attention.compiled import Report
 
@@ -20,7 +22,7 @@ BACKWARD = ("row_dots", "backward_dk_dv", "backward_dq")
 
 @pytest.fixture(scope="module", params=UNITS)
 def compiled(request, tmp_path_factory):
-    """Every kernel for one generation, as it is launched, compiled anew: job and report."""
+    """Every kernel for one generation, as it is launched: job and report."""
     capability = request.param
     jobs = []
     for dtype, head_dim in itertools.product(("float16", "float32"), (64, 128, 256)):
@@ -36,20 +38,38 @@ def compiled(request, tmp_path_factory):
         jobs.append(Job("forward", capability, 128, "bfloat16", causal=True))
     else:  # flash_attention refuses this one
         jobs.remove(Job("backward_dk_dv", 75, 256, "float32", causal=True))
-    return capability, list(zip(jobs, reports(jobs, tmp_path_factory), strict=True))
+    return capability, list(
+        zip(jobs, reports(jobs, request, tmp_path_factory), strict=True)
+    )
 
 
-def reports(jobs, tmp_path_factory):
-    """What `jobs` compile to: once a session, whichever process of pytest-xdist asks first."""
+def compiled_anew(jobs):
+    return [asdict(report) for report in compile_kernels([Job(**job) for job in jobs])]
+
+
+def reports(jobs, request, tmp_path_factory):
+    """What `jobs` compile to: compiled once a session at the most, whichever process of pytest-xdist asks first."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent  # which the processes of this session share
-    kept = folder / f"compiled-{jobs[0].capability}.json"
-    with FileLock(kept.with_suffix(".lock")), pytest.MonkeyPatch.context() as patch:
-        if not kept.exists():
+    capability = jobs[0].capability
+    here = folder / f"compiled-{capability}.json"
+    with FileLock(here.with_suffix(".lock")), pytest.MonkeyPatch.context() as patch:
+        if not here.exists():
             patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
-            kept.write_text(json.dumps([asdict(r) for r in compile_kernels(jobs)]))
-    return [Report(**report) for report in json.loads(kept.read_text())]
+            found = kept.reports(
+                "attention",
+                capability,
+                list(UNITS),
+                kept.sources(
+                    "mlbook.flash_attention.compiled", "mlbook.flash_attention.kernels"
+                ),
+                [asdict(job) for job in jobs],
+                compiled_anew,
+                request.config,
+            )
+            here.write_text(json.dumps(found))
+    return [Report(**report) for report in json.loads(here.read_text())]
 
 
 def test_the_forward_kernel_spills_nothing(compiled):

@@ -1,5 +1,6 @@
 """The fused rotation against `rope.rotate` in float64; and compiled for GPUs that need not be here."""
 
+import inspect
 import itertools
 import json
 import os
@@ -7,6 +8,7 @@ import re
 import subprocess
 import sys
 
+import kept
 import pytest
 import torch
 
@@ -216,7 +218,7 @@ LARGE = [JOBS[-1] | {"strides": "i64", "dim": 128}]
 
 
 def compile_rope(capability, dim, dtype, interleaved, back, strides="i32"):
-    """Registers of a thread, bytes of its stack, and its instructions that read or write memory."""
+    """Registers of a thread, bytes of its stack, and the kinds of its instructions that read or write memory."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
@@ -246,21 +248,36 @@ def compile_rope(capability, dim, dtype, interleaved, back, strides="i32"):
         options=rope_kernels.OPTIONS,
     )
     memory = re.findall(r"\b(?:ld|st)\.global[\w.:]*", made.asm["ptx"])
-    return *resources(made), memory
+    return *resources(made), sorted(set(memory))
 
 
-@pytest.mark.parametrize("capability", (75, 80, 90, 100))
-def test_nothing_spilled_and_sixteen_bytes_at_a_time(capability, tmp_path):
-    jobs = JOBS + LARGE
-    run = subprocess.run(
-        [sys.executable, __file__],
-        input=json.dumps([job | {"capability": capability} for job in jobs]),
-        env=os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
+GENERATIONS = [75, 80, 90, 100]
+
+
+@pytest.mark.parametrize("capability", GENERATIONS)
+def test_nothing_spilled_and_sixteen_bytes_at_a_time(capability, tmp_path, request):
+    def compiled_anew(jobs):
+        run = subprocess.run(
+            [sys.executable, __file__],
+            input=json.dumps(jobs),
+            env=os.environ
+            | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
+        assert run.returncode == 0, run.stderr[-3000:]
+        return json.loads(run.stdout.splitlines()[-1])
+
+    jobs = [job | {"capability": capability} for job in JOBS + LARGE]
+    made_of = [
+        *kept.sources(
+            "mlbook.flash_attention.compiled", "mlbook.long_context.rope_kernels"
+        ),
+        inspect.getsource(compile_rope),
+    ]
+    reports = kept.reports(
+        "rope", capability, GENERATIONS, made_of, jobs, compiled_anew, request.config
     )
-    assert run.returncode == 0, run.stderr[-3000:]
-    reports = json.loads(run.stdout.splitlines()[-1])
     for job, (registers, stack, memory) in zip(jobs, reports, strict=True):
         assert stack == 0, job
         if (
