@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import kept
 import pytest
@@ -261,7 +262,11 @@ def test_nothing_spilled_and_sixteen_bytes_at_a_time(capability, tmp_path, reque
             [sys.executable, __file__],
             input=json.dumps(jobs),
             env=os.environ
-            | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)},
+            | {
+                "TRITON_INTERPRET": "0",
+                "TRITON_CACHE_DIR": str(tmp_path),
+                "PYTHONPATH": str(Path(__file__).parents[1]),
+            },
             capture_output=True,
             text=True,
         )
