@@ -541,6 +541,8 @@ def test_what_differs_from_a_record():
     wrong, moved = records.differences(old, new)
     assert wrong == ["b: refuted in the record, confirmed now"]
     assert len(moved) == 1 and "other data" in moved[0]
+    new = {"claims": {"a": [0.5, "open"], "b": [True, "refuted"]}, "data": {}}
+    assert records.differences(old, new)[0] == records.differences(new, old)[0] == []
 
 
 # What CI executes
