@@ -21,6 +21,16 @@ def benchmark(monkeypatch):
     return flow_checkerboard
 
 
+def test_a_perfect_model_of_the_blurred_board_cannot_reach_the_limit(benchmark):
+    torch.manual_seed(0)
+    centre = torch.tensor([[0.5, 0.5]]).double()  # blurred little: its density is 1/8
+    t = 1 / (1 + 1e-3)
+    density = flow.checkerboard_density(t * centre, t, flow.linear) * t**2
+    assert density.item() == pytest.approx(1 / 8, rel=1e-6)
+    assert math.log(8) < benchmark.blurred_limit(0.01, 20_000) < 2.11
+    assert benchmark.blurred_limit(0.1) == pytest.approx(2.2635, abs=0.004)
+
+
 @pytest.mark.parametrize("frequencies", [(), (0.25, 1.0)])
 def test_real_nvp_inverts_itself_and_knows_its_jacobian(benchmark, frequencies):
     torch.manual_seed(0)
@@ -41,7 +51,7 @@ def test_every_contestant_has_its_rows(benchmark, monkeypatch, tmp_path):
     )
     monkeypatch.setattr(benchmark, "POINTS", (20, 20))
     out = tmp_path / "x.json"
-    monkeypatch.setattr(sys, "argv", ["x", "--steps", "2", "--out", str(out)])
+    monkeypatch.setattr(sys, "argv", ["x", "--steps=2", "--jobs=1", f"--out={out}"])
     benchmark.main()
     record = json.loads(out.read_text())
     assert [row["what"] for row in record["rows"]] == list(benchmark.CONTESTANTS)
