@@ -10,6 +10,7 @@ import torch
 import mlbook
 from mlbook import flow_matching as flow
 from mlbook.common.training import fit
+from mlbook.flow_matching import judging
 
 PATHS = {
     "linear": flow.linear,
@@ -479,8 +480,32 @@ def test_training_stops_at_a_loss_that_is_not_finite():
             fit(model, lambda m: m(torch.ones(1)).sum(), steps)
     with pytest.raises(ValueError, match="warmup must be .* got -1"):
         fit(model, lambda m: m(torch.ones(1)).sum(), 3, warmup=-1)
+    for average in (1.0, -0.1, math.nan):
+        with pytest.raises(ValueError, match=f"average .* got {average}"):
+            fit(model, lambda m: m(torch.ones(1)).sum(), 3, average=average)
+    with pytest.raises(FloatingPointError, match="weights are not finite"):
+        # a finite loss whose gradient is not: the root of 0 · w²
+        fit(model, lambda m: (0 * m(torch.ones(1)) ** 2).sqrt().sum(), 1)
 
 
+def test_a_noisy_solution_that_blows_up_is_said():
+    with pytest.raises(FloatingPointError, match="more steps"):
+        flow.integrate_noisily(
+            lambda x, t: 1e30 * x**3, flow.linear, torch.ones(2, 2), 5, 300.0
+        )
+
+
+def test_frechet_distance_of_gaussians_and_of_one_feature():
+    x = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, -1.0], [0.0, 1.0]])
+    assert judging.frechet_distance(x, x + 3) == pytest.approx(18)
+    assert judging.frechet_distance(x[:, :1], 2 * x[:, :1] + 3) == pytest.approx(
+        9 + 2 / 3  # means 3 apart, variances 2/3 and 8/3
+    )
+    with pytest.raises(ValueError, match="must be finite, got nan"):
+        judging.frechet_distance(x, x * math.nan)
+
+
+PAINTER, LABELS = flow.CleanImageMLP(2, classes=10, width=4), torch.tensor([3, 7])
 Z, EPS, T = torch.zeros(2, 2), torch.zeros(2, 2), torch.full((2,), 0.5)
 
 
@@ -568,6 +593,36 @@ Z, EPS, T = torch.zeros(2, 2), torch.zeros(2, 2), torch.full((2,), 0.5)
             "where beta",
         ),
         (lambda: flow.checkerboard_density(Z, 1.0, flow.linear), "got 1.0"),
+        (lambda: flow.integrate(lambda x, t: x > 0, Z, 3), "got torch.bool"),
+        (lambda: flow.integrate(lambda x, t: x * 1j, Z, 3), "got torch.complex64"),
+        (lambda: flow.straightness(torch.zeros(3, 2, 2).long()), "got torch.int64"),
+        (lambda: flow.standard_normal_log_density(torch.zeros(3)), r"got \(3,\)"),
+        (
+            lambda: flow.standard_normal_log_density(torch.zeros(2, 3, 4)),
+            r"got \(2, 3, 4\)",
+        ),
+        (lambda: flow.VelocityMLP(2, depth=0), "depth must be .* got 0"),
+        (lambda: flow.guided(PAINTER, LABELS.float(), 1.0), "int64 .* torch.float32"),
+        (lambda: flow.guided(PAINTER, LABELS[:0], 1.0), r"not empty, got \(0,\)"),
+        (lambda: flow.guided(PAINTER, LABELS[0], 1.0), r"got \(\)"),
+        (lambda: flow.guided(PAINTER, LABELS, math.nan), "weight .* got nan"),
+        (lambda: flow.guided(PAINTER, LABELS, 1.0)(Z[:1], T[:1]), "2 labels .* 1 poi"),
+        (lambda: judging.variety(torch.zeros(3, 4), torch.tensor([0, 0, 1])), "2, 1"),
+        (
+            lambda: judging.gaussian_samples(
+                torch.zeros(3, 4), torch.tensor([0, 0, 1]), torch.tensor([1])
+            ),
+            "label 1 has 1",
+        ),
+        (
+            lambda: flow.GaussianPath(  # from 0 to 1, by way of −0.2
+                alpha=lambda t: t - 2 * t * (1 - t),
+                beta=flow.linear.beta,
+                d_alpha=lambda t: 4 * t - 1,
+                d_beta=flow.linear.d_beta,
+            ),
+            "alpha must be positive",
+        ),
         (
             lambda: flow.checkerboard_density(torch.zeros(2, 3), 0.5, flow.linear),
             r"got \(2, 3\)",

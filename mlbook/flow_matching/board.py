@@ -8,7 +8,8 @@ import math
 import torch
 from torch import Tensor
 
-from mlbook.flow_matching.borders import check_count, check_points, check_times
+from mlbook.common.checks import check_count
+from mlbook.flow_matching.borders import check_points, check_times
 from mlbook.flow_matching.paths import GaussianPath
 
 EDGES = torch.arange(-2.0, 3.0, dtype=torch.float64)  # of the four columns and rows

@@ -1,23 +1,7 @@
 """What the functions of this room refuse, each kind of fault once."""
 
-import numbers
-
 import torch
 from torch import Tensor
-
-
-def check_count(name: str, value, least: int = 1) -> int:
-    """`value` as an int, if it is a whole number (NumPy's too) of at least `least`.
-
-    Raises:
-        ValueError: it is not; True and 2.0 are no counts.
-    """
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or value < least:
-        raise ValueError(
-            f"{name} must be a whole number, at least {least}, got {value!r}"
-        )
-    return int(value)
 
 
 def check_points(
@@ -74,7 +58,9 @@ def check_times(t: Tensor, like: Tensor) -> None:
 
 
 def check_output(value: Tensor, like: Tensor, name: str = "the velocity") -> Tensor:
-    """`value`, if it has the shape of `like`: one that only broadcasts against it gives a wrong answer silently."""
+    """`value`, if it is real and has the shape of `like`: one that only broadcasts gives a wrong answer silently."""
+    if not value.is_floating_point():
+        raise ValueError(f"{name} must return floating point, got {value.dtype}")
     if value.shape != like.shape:
         raise ValueError(
             f"{name} must return the shape of its points, {tuple(like.shape)}, got {tuple(value.shape)}"

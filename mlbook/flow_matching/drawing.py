@@ -1,5 +1,7 @@
 """How the chapter draws points of the plane, values over it, and small images."""
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
@@ -56,11 +58,17 @@ def heat(ax: Axes, values: Tensor, limit: float, **style) -> AxesImage:
     )
 
 
-def mosaic(ax: Axes, images: Tensor, rows: int) -> None:
-    """Draw square images (n, pixels) of the range [−1, 1] in rows, dark on white."""
-    side = round(images.shape[1] ** 0.5)
-    tiles = images.reshape(rows, -1, side, side).transpose(1, 2)
+def mosaic(
+    rows: Sequence[Tensor], names: Sequence = (), columns: Sequence = ()
+) -> Figure:
+    """A figure of square images of the range [−1, 1], dark on white: one (n, pixels) a row, `names` beside the rows and
+    `columns` under the columns."""
+    side = round(rows[0].shape[1] ** 0.5)
+    tiles = torch.cat([torch.cat([*x.reshape(-1, side, side)], 1) for x in rows])
+    fig, ax = plt.subplots(figsize=(7, 0.4 + 0.65 * len(rows)))
     # as they are: resampled to the figure's points they would weigh seven times as much
     style = {"cmap": "gray_r", "vmin": -1, "vmax": 1, "interpolation": "none"}
-    ax.imshow(tiles.reshape(rows * side, -1).cpu(), **style)
-    ax.set(xticks=[], yticks=[])
+    ax.imshow(tiles.cpu(), **style)
+    ax.set_yticks([side * (i + 0.5) for i in range(len(names))], names)
+    ax.set_xticks([side * (i + 0.5) for i in range(len(columns))], columns)
+    return fig

@@ -6,6 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from mlbook.common.checks import check_count
 from mlbook.flow_matching.paths import Velocity
 
 
@@ -41,6 +42,7 @@ class VelocityMLP(nn.Module):
         frequencies: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0),
     ):
         super().__init__()
+        depth = check_count("depth", depth)
         self.space = FourierFeatures(frequencies)
         self.time = FourierFeatures((0.5, 1.0, 2.0))
         sizes = [dim * (1 + 2 * len(frequencies)) + 7] + [width] * depth
@@ -113,10 +115,18 @@ def guided(model: CleanImageMLP, label: Tensor, weight: float) -> Velocity:
 
     Args:
         label: (batch,), one a point.
-        weight: 0 ignores the labels, 1 is the conditional velocity, more exaggerates what the label changes.
+        weight: 0 ignores the labels, 1 is the conditional velocity, more exaggerates what the label changes. (The paper
+            writes w for this weight less 1; `guidance_scale` of diffusers is this weight.)
     Raises:
-        ValueError: a label is none of the model's classes.
+        ValueError: labels are not (batch,) of whole numbers, a label is none of the model's classes, there are more or
+            fewer points than labels, or the weight is not finite.
     """
+    if label.ndim != 1 or label.numel() == 0 or label.dtype != torch.long:
+        raise ValueError(
+            f"labels must be (batch,) of int64 and not empty, got {tuple(label.shape)} of {label.dtype}"
+        )
+    if not math.isfinite(weight):
+        raise ValueError(f"weight must be finite, got {weight}")
     if label.min() < 0 or label.max() >= model.classes:
         raise ValueError(
             f"labels must lie in [0, {model.classes}), got {label.min().item()} to {label.max().item()}"
@@ -124,6 +134,8 @@ def guided(model: CleanImageMLP, label: Tensor, weight: float) -> Velocity:
     none = torch.full_like(label, model.classes)
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
+        if x.shape[:1] != label.shape:
+            raise ValueError(f"{len(label)} labels cannot guide {len(x)} points")
         twice = model(x.repeat(2, 1), t.repeat(2), torch.cat([none, label]))
         without, with_ = twice.chunk(2)
         return without + weight * (with_ - without)

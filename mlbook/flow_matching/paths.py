@@ -26,7 +26,8 @@ class GaussianPath:
             nearly reaches its noise).
         d_alpha, d_beta: their derivatives.
     Raises:
-        ValueError: the functions do not run so (a path from data to noise, say), or a derivative is not theirs.
+        ValueError: the functions do not run so (a path from data to noise, say), are not positive on the way, or a
+            derivative is not theirs.
     """
 
     alpha: Schedule
@@ -36,17 +37,21 @@ class GaussianPath:
 
     def __post_init__(self):
         ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
-        t, h = torch.linspace(0.1, 0.9, 9, dtype=torch.float64), 1e-6
+        t, h = torch.linspace(0.02, 0.98, 25, dtype=torch.float64), 1e-6
         for name, wanted in (("alpha", ends), ("beta", ends.flip(0))):
             f, df = getattr(self, name), getattr(self, f"d_{name}")
             if not torch.allclose(f(ends), wanted, rtol=0, atol=0.01):
                 raise ValueError(
                     f"{name} must run from {wanted[0]:.0f} at t = 0 to {wanted[1]:.0f} at t = 1, got {f(ends).tolist()}"
                 )
+            if not (f(t) > 0).all():
+                raise ValueError(
+                    f"{name} must be positive between the ends, got {f(t).min().item()}"
+                )
             slope = (f(t + h) - f(t - h)) / (2 * h)
             if not torch.allclose(df(t), slope, rtol=1e-4, atol=1e-4):
                 raise ValueError(
-                    f"d_{name} must be the derivative of {name}, {slope.tolist()} at t = 0.1 … 0.9, got {df(t).tolist()}"
+                    f"d_{name} must be the derivative of {name}, {slope.tolist()} at t = 0.02 … 0.98, got {df(t).tolist()}"
                 )
 
     def coefficients(

@@ -7,8 +7,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from mlbook.common.checks import check_count
 from mlbook.flow_matching.borders import (
-    check_count,
     check_finite,
     check_output,
     check_points,
@@ -69,11 +69,7 @@ def integrate(
         x = SOLVERS[method](f, x, t, after - t)
         if trajectory:
             points.append(x)
-    if not torch.isfinite(x).all():
-        raise FloatingPointError(
-            "the solution is not finite at the end: take more steps"
-        )
-    return torch.stack(points) if trajectory else x
+    return _finished(torch.stack(points) if trajectory else x)
 
 
 def towards_one(steps: int, power: float = 2.0) -> Tensor:
@@ -89,13 +85,15 @@ def towards_one(steps: int, power: float = 2.0) -> Tensor:
 
 
 def straightness(trajectory: Tensor) -> Tensor:
-    """How far paths are from straight lines at constant speed: E∫‖(x_1 − x_0) − dx/dt‖² dt (Liu et al. 2023).
+    """How far paths are from straight lines at constant speed: E∫‖(x_1 − x_0) − dx/dt‖² dt (Liu et al. 2023), summed
+    over coordinates (code that averages them differs by the factor dim).
 
     Args:
         trajectory: (times, batch, …) at equally spaced times, two at least.
     Returns:
         a scalar, zero exactly where every path is straight and even.
     """
+    check_points(trajectory=trajectory)
     if trajectory.ndim < 2 or len(trajectory) < 2 or trajectory.numel() == 0:
         raise ValueError(
             f"a trajectory must be (times, batch, …) with two times at least, got {tuple(trajectory.shape)}"
@@ -124,7 +122,7 @@ def integrate_noisily(
     Returns:
         the trajectory, (times, batch, …).
     Raises:
-        ValueError: as `integrate`; or noise is negative.
+        ValueError, FloatingPointError: as `integrate`; or noise is negative.
     """
     check_points(x0=x0)
     check_finite("x0", x0)
@@ -143,7 +141,7 @@ def integrate_noisily(
         _, eps = path.posterior_means(x, u, now)
         spread = (2 * noise * path.coefficients(now, x)[1] * h).sqrt()
         points.append(x + h * (u - noise * eps) + spread * torch.randn_like(x))
-    return torch.stack(points)
+    return _finished(torch.stack(points))
 
 
 def log_likelihood(
@@ -159,7 +157,7 @@ def log_likelihood(
     log p_1(x_1) = log N(x_0; 0, I) − ∫ div v dt. No gradient is kept.
 
     Args:
-        velocity: differentiable by forward mode.
+        velocity: differentiable by forward mode; what it computes under `torch.no_grad()` counts as constant.
         x: data points, (batch, dim).
         steps, method: as `integrate`; times that are given must run from 0 to 1.
         divergence: "exact" (dim directional derivatives an evaluation) or "hutchinson" (one, along random signs
@@ -202,7 +200,16 @@ def log_likelihood(
 
 def standard_normal_log_density(x: Tensor) -> Tensor:
     """log N(x; 0, I) for x (batch, dim), in nats, (batch,)."""
+    check_points(dims=x.shape[-1] if x.ndim else 1, x=x)
     return -0.5 * (x**2).sum(1) - 0.5 * x.shape[1] * math.log(2 * math.pi)
+
+
+def _finished(x: Tensor) -> Tensor:
+    if not torch.isfinite(x).all():
+        raise FloatingPointError(
+            "the solution is not finite at the end: take more steps"
+        )
+    return x
 
 
 def _times(steps: int | Tensor | Sequence[float]) -> list[float]:
