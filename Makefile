@@ -45,9 +45,10 @@ clean:                       ## forget what was built; the environment stays
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-lock:                        ## requirements.txt from pyproject.toml; needs uv. torch pins its own CUDA packages
-	uv pip compile --quiet --universal --python-version 3.11 --all-extras --group book --no-annotate --no-header \
-		pyproject.toml | grep -vE '^(nvidia-|cuda-)' > requirements.txt
+lock: .venv/ready            ## requirements.txt from pyproject.toml: what is pinned stays where it can. torch pins its own CUDA packages
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --group book --no-annotate --no-header \
+		--output-file requirements.txt pyproject.toml
+	sed -i.bak -E '/^(nvidia-|cuda-)/d' requirements.txt && rm requirements.txt.bak
 
 set-repository: .venv/ready  ## make set-repository URL=https://github.com/you/your-fork
 	@$(BIN)/python -m book.builder.repository $(URL)

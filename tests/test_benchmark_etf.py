@@ -31,7 +31,7 @@ def test_claims_are_harvested(benchmark, monkeypatch, tmp_path):
     )
     nbformat.write(new_notebook(cells=[new_code_cell(cell)]), tmp_path / "n.ipynb")
     rows = lambda: benchmark.claims(tmp_path / "n.ipynb", "smoke")  # noqa: E731
-    options = argparse.Namespace(minutes=1, out=tmp_path, commit="abc")
+    options = argparse.Namespace(minutes=60, out=tmp_path, commit="abc")
     record = benchmark.measure(options, rows)
     assert record["claims"] == [{"id": "etf.a", "measured": 2.5}]
     assert json.loads((tmp_path / "etf-cpu.json").read_text()) == record
@@ -42,7 +42,7 @@ def test_without_prices_nothing_is_recorded(benchmark, monkeypatch, tmp_path):
         raise benchmark.prices.PricesUnavailable("none here")
 
     monkeypatch.setattr(benchmark.prices, "load_prices", none)
-    options = argparse.Namespace(minutes=1, out=tmp_path, commit="abc")
+    options = argparse.Namespace(minutes=60, out=tmp_path, commit="abc")
     record = benchmark.measure(options)
     assert record["claims"] == [] and "none here" in record["broken"]["claims"]
 

@@ -10,7 +10,7 @@ import torch
 import mlbook
 from mlbook import flow_matching as flow
 from mlbook.common.training import fit
-from mlbook.flow_matching import judging
+from mlbook.flow_matching import experiments, judging
 
 PATHS = {
     "linear": flow.linear,
@@ -280,6 +280,8 @@ def test_noise_on_the_way_keeps_the_distribution():
         assert end.std().item() == pytest.approx(
             0.5, abs=4 * 0.5 / math.sqrt(40_000) + 0.005
         )
+        kept = torch.corrcoef(torch.cat([x0, end], 1).T)[0, 1].item()
+        assert kept > 0.999 if noise == 0 else kept < 0.95
     calm = flow.integrate_noisily(gaussian_velocity(0.5), flow.linear, x0, 30, 0.0)
     torch.testing.assert_close(calm[-1], flow.integrate(gaussian_velocity(0.5), x0, 30))
     with pytest.raises(ValueError, match="got -1"):
@@ -488,6 +490,107 @@ def test_training_stops_at_a_loss_that_is_not_finite():
         fit(model, lambda m: (0 * m(torch.ones(1)) ** 2).sqrt().sum(), 1)
 
 
+def test_the_loss_knows_its_path_its_pairs_and_its_generator():
+    z, t = torch.randn(32, 2), torch.rand(32) * 0.9
+    for coupling in ("independent", "optimal_transport"):
+        dice = lambda: torch.Generator().manual_seed(3)  # noqa: E731
+        value = flow.cfm_loss(spin, z, flow.cosine, coupling, t, dice())
+        eps = torch.randn(32, 2, generator=dice())
+        if coupling == "optimal_transport":
+            eps = eps[flow.optimal_coupling(eps, z)]
+        x, v = flow.cosine.sample(z, eps, t)
+        torch.testing.assert_close(value, ((spin(x, t) - v) ** 2).mean())
+    a, b = (flow.cfm_loss(spin, z, flow.linear, generator=dice()) for _ in range(2))
+    assert torch.equal(a, b)
+
+
+def test_times_crowd_towards_one_and_straightness_is_the_integral():
+    wanted = torch.tensor([0, 7, 12, 15, 16]).double() / 16
+    torch.testing.assert_close(flow.towards_one(4), wanted)
+    line = (torch.linspace(0, 1, 1001).double() ** 2)[:, None, None].expand(-1, 3, 2)
+    # two coordinates, each ∫ (1 − 2t)² dt = 1/3
+    assert flow.straightness(line).item() == pytest.approx(2 / 3, rel=1e-3)
+
+
+def test_networks_listen_to_time_and_label():
+    net, x = flow.CleanImageMLP(2, classes=3, width=8), torch.randn(1, 2)
+    t, label = torch.tensor([0.3]), torch.tensor([1])
+    assert not torch.equal(net(x, t, label), net(x, t, torch.tensor([3])))
+    net.answer = "velocity"  # whose time is not in 1 / (1 − t)
+    assert not torch.equal(net(x, t, label), net(x, t + 0.1, label))
+    plain = flow.VelocityMLP(2)
+    assert not torch.equal(plain(x, t), plain(x, t + 0.1))
+
+
+def test_variance_preserving_begins_where_its_diffusion_ends():
+    alpha = flow.variance_preserving.alpha(torch.zeros(1)).item()
+    assert alpha == pytest.approx(math.exp(-5.025), rel=1e-5)  # −½ (0.1 + 9.95)
+
+
+@pytest.mark.parametrize("units", experiments.UNITS)
+def test_every_practice_of_the_same_units_has_the_same_loss(units):
+    # ∫ weight · speed² · e(r) ds over the uniform s that draws r, for e(r) = r² / (1 + r²)²
+    path, clock = experiments.UNITS[units]
+    s = (torch.arange(200_000).double() + 0.5) / 200_000
+    for practice in ("as linear", "as cosine"):
+        r = experiments.PRACTICE[practice](s)
+        t = clock(r)
+        torch.testing.assert_close(path.beta(t) / path.alpha(t), r)
+        a, b, da, db = path.coefficients(t, t)
+        weight = experiments.WEIGHTS.get((units, practice), torch.ones_like)(r)
+        loss = weight * (da - db * a / b) ** 2 * (r / (1 + r**2)) ** 2
+        factor = {"linear": 1, "cosine": math.pi / 2}[units]  # of ∫ dr / (1 + r²)²
+        assert loss.mean().item() == pytest.approx(factor * math.pi / 4, rel=1e-4)
+
+
+def test_any_cleaner_has_the_same_flow_and_the_same_loss_on_every_path():
+    cleaner = lambda y, r: torch.tanh(y / (1 + r**2)) + 1  # noqa: E731
+    begin, ends = torch.randn(20, 2).double(), []
+    for path, clock in experiments.UNITS.values():
+
+        def field(x, t, path=path):
+            a, b, _, _ = path.coefficients(t, x)
+            return path.velocity(x, cleaner(x / a.clamp(min=1e-9), b / a), t)
+
+        end = clock(torch.tensor(0.05).double()).item()
+        x = flow.integrate(field, begin, np.linspace(0, end, 400), "rk4")
+        ends.append(x / path.alpha(torch.tensor(end).double()))
+    torch.testing.assert_close(*ends, rtol=0, atol=1e-4)
+    # and at the same noise level an error e of the cleaner costs π/2 (1 + r²) / (1 + r)² times as much per unit of t,
+    # which is (18) by dt = dr / (1 + r)² and (2/π) dr / (1 + r²)
+    r = torch.logspace(-2, 2, 9).double()
+    cost = []
+    for path, clock in experiments.UNITS.values():
+        a, b, da, db = path.coefficients(clock(r), r)
+        cost.append((da - db * a / b) ** 2)
+    measure = (math.pi / 2) * (1 + r**2) / (1 + r) ** 2  # dt linear over dt cosine
+    torch.testing.assert_close(
+        cost[1] / cost[0] / measure, torch.full_like(r, math.pi / 2)
+    )
+
+
+def test_squares_have_numbers_and_collapse_has_an_eighth():
+    x = torch.tensor([[-1.5, -1.5], [-1.5, 0.5], [-0.5, -0.5], [0.5, 0.5], [1.5, 1.5]])
+    assert flow.square_of(x).tolist() == [0, 1, 2, 5, 7]
+    off = torch.tensor([[5.0, 0.5], [-1.5, -0.5], [-1e-8, 0.5]])
+    assert flow.square_of(off).tolist() == [8, 8, 8]
+    assert flow.on_checkerboard(torch.tensor([[-1e-8, -0.5]])).item()
+    assert flow.even_share(x[:1].expand(80, 2)) == pytest.approx(1 / 8)
+    assert flow.even_share(flow.checkerboard(100_000)) > 0.99
+
+
+def test_both_sides_see_a_wrong_field():
+    density = lambda x, t: flow.checkerboard_density(x, t, flow.linear)  # noqa: E731
+    right = lambda x, t: flow.checkerboard_velocity(  # noqa: E731
+        x, torch.full((len(x),), t).double(), flow.linear
+    )
+    for factor, least, most in ((1, 0, 0.01), (1.1, 0.01, 1)):
+        sides = experiments.both_sides(
+            density, lambda x, t, f=factor: f * right(x, t), 0.5, 0.01
+        )
+        assert least <= (sides[0] - sides[1]).abs().max() < most
+
+
 def test_a_noisy_solution_that_blows_up_is_said():
     with pytest.raises(FloatingPointError, match="more steps"):
         flow.integrate_noisily(
@@ -593,6 +696,11 @@ Z, EPS, T = torch.zeros(2, 2), torch.zeros(2, 2), torch.full((2,), 0.5)
             "where beta",
         ),
         (lambda: flow.checkerboard_density(Z, 1.0, flow.linear), "got 1.0"),
+        (lambda: flow.checkerboard_density(Z, T, flow.linear), "must be one time"),
+        (lambda: flow.linear.sample(Z, EPS, 0.5), "must be a tensor, .* got 0.5"),
+        (lambda: flow.integrate(lambda x, t: (x,), Z, 3), "got tuple"),
+        (lambda: flow.integrate(spin, Z.bfloat16(), 3), "got torch.bfloat16"),
+        (lambda: flow.towards_one(10, 200.0), "10 steps to the power 200.0 merge"),
         (lambda: flow.integrate(lambda x, t: x > 0, Z, 3), "got torch.bool"),
         (lambda: flow.integrate(lambda x, t: x * 1j, Z, 3), "got torch.complex64"),
         (lambda: flow.straightness(torch.zeros(3, 2, 2).long()), "got torch.int64"),

@@ -5,7 +5,9 @@ from mlbook.flow_matching.board import (
     checkerboard,
     checkerboard_density,
     checkerboard_velocity,
+    even_share,
     on_checkerboard,
+    square_of,
 )
 from mlbook.flow_matching.networks import (
     CleanImageMLP,
@@ -51,6 +53,7 @@ __all__ = [
     "checkerboard_velocity",
     "cosine",
     "euler",
+    "even_share",
     "guided",
     "integrate",
     "integrate_noisily",
@@ -61,6 +64,7 @@ __all__ = [
     "on_checkerboard",
     "optimal_coupling",
     "rk4",
+    "square_of",
     "standard_normal_log_density",
     "straightness",
     "towards_one",

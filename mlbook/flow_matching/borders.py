@@ -45,8 +45,16 @@ def check_finite(name: str, value: Tensor) -> None:
         raise ValueError(f"{name} must be finite, got {value[~finite][0].item()}")
 
 
+def check_precise(name: str, value: Tensor) -> None:
+    """Refuse half precision where many small steps are added up: it would stand still silently."""
+    if value.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"{name} must be float32 or float64, got {value.dtype}")
+
+
 def check_times(t: Tensor, like: Tensor) -> None:
     """Refuse what is not one time in [0, 1] for each row of `like`, in its dtype."""
+    if not isinstance(t, Tensor):
+        raise ValueError(f"t must be a tensor, one time a row, got {t!r}")
     if t.shape != like.shape[:1]:
         raise ValueError(
             f"t must be ({like.shape[0]},), one time a row, got {tuple(t.shape)}"
@@ -59,8 +67,9 @@ def check_times(t: Tensor, like: Tensor) -> None:
 
 def check_output(value: Tensor, like: Tensor, name: str = "the velocity") -> Tensor:
     """`value`, if it is real and has the shape of `like`: one that only broadcasts gives a wrong answer silently."""
-    if not value.is_floating_point():
-        raise ValueError(f"{name} must return floating point, got {value.dtype}")
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"{name} must return a floating point tensor, got {kind}")
     if value.shape != like.shape:
         raise ValueError(
             f"{name} must return the shape of its points, {tuple(like.shape)}, got {tuple(value.shape)}"

@@ -18,8 +18,8 @@ PRACTICE = {  # noise levels from a uniform number
     "as cosine": lambda s: 1 / torch.tan(math.pi / 2 * s),
     "late": lambda s: torch.tan(math.pi / 2 * s**2),  # t = 1 − s² on the cosine path
 }
-# What makes the loss ∫ e(r) / r² dr of every pair of units and practice, e(r) being the squared error of the clean point:
-# 1 / (r² · its factor in these units · the density of r). "late" is left as it is.
+# What makes the loss of every pair of units and practice the same whatever the practice, ∫ e(r) / r² dr in linear units
+# and π/2 times that in cosine ones, e(r) being the squared error of the clean point. "late" is left as it is.
 WEIGHTS = {
     ("linear", "as cosine"): lambda r: math.pi / 2 * (1 + r**2) / (1 + r) ** 2,
     ("cosine", "as linear"): lambda r: 2 / math.pi * (1 + r) ** 2 / (1 + r**2),

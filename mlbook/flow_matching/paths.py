@@ -37,7 +37,7 @@ class GaussianPath:
 
     def __post_init__(self):
         ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
-        t, h = torch.linspace(0.02, 0.98, 25, dtype=torch.float64), 1e-6
+        t, h = torch.linspace(0.001, 0.999, 25, dtype=torch.float64), 1e-7
         for name, wanted in (("alpha", ends), ("beta", ends.flip(0))):
             f, df = getattr(self, name), getattr(self, f"d_{name}")
             if not torch.allclose(f(ends), wanted, rtol=0, atol=0.01):
@@ -51,7 +51,7 @@ class GaussianPath:
             slope = (f(t + h) - f(t - h)) / (2 * h)
             if not torch.allclose(df(t), slope, rtol=1e-4, atol=1e-4):
                 raise ValueError(
-                    f"d_{name} must be the derivative of {name}, {slope.tolist()} at t = 0.02 … 0.98, got {df(t).tolist()}"
+                    f"d_{name} must be the derivative of {name}, {slope.tolist()} at t = 0.001 … 0.999, got {df(t).tolist()}"
                 )
 
     def coefficients(
@@ -92,13 +92,17 @@ class GaussianPath:
         """E[z | x_t = x] and E[eps | x_t = x], as the marginal velocity `u` at `x` tells them.
 
         They solve x = alpha E[z] + beta E[eps], u = alpha' E[z] + beta' E[eps]. The score is ∇ log p_t(x) = −E[eps] / beta.
-        Shapes and errors are those of `sample`.
+        Shapes and errors are those of `sample`; and ValueError where the path stands still.
         """
         check_points(x=x, u=u)
         check_times(t, x)
         a, b, da, db = self.coefficients(t, x)
         _check_speed(da, db, t)
         det = da * b - a * db
+        if (still := det.flatten() == 0).any():
+            raise ValueError(
+                f"the path stands still at t = {t[still][0].item()}: its velocity tells nothing"
+            )
         return (b * u - db * x) / det, (da * x - a * u) / det
 
 
@@ -166,7 +170,7 @@ def marginal_velocity(x: Tensor, t: Tensor, data: Tensor, path: GaussianPath) ->
         squares = ((x_[:, None] - a_[:, None] * data) ** 2).sum(-1)
         # Relative to the nearest point, and divided twice: b² may underflow as t → 1 where these do not
         nearest = squares.min(1, keepdim=True).values
-        mean.append(torch.softmax((nearest - squares) / b_ / b_ / 2, 1) @ data)
+        mean.append((torch.softmax((nearest - squares) / b_ / b_ / 2, 1) @ data).to(x))
     return path.velocity(x, torch.cat(mean), t)
 
 

@@ -12,6 +12,7 @@ from mlbook.flow_matching.borders import (
     check_finite,
     check_output,
     check_points,
+    check_precise,
 )
 from mlbook.flow_matching.paths import GaussianPath, Velocity
 
@@ -46,8 +47,9 @@ def integrate(
     """Solve dx/dt = velocity(x, t) from t = 0 to t = 1 by a fixed-step method.
 
     Args:
-        velocity: takes points (batch, …) and times (batch,), returns the points' shape.
-        x0: starting points, (batch, …).
+        velocity: takes points (batch, …), which it must not change in place, and times (batch,); returns the points'
+            shape.
+        x0: starting points, (batch, …), float32 or float64.
         steps: how many equal steps; or the times themselves, monotonic within [0, 1]; they may run backwards.
         method: "euler", "midpoint" or "rk4" (1, 2, 4 evaluations a step).
         trajectory: return the points at every time, (times, batch, …), rather than at the last.
@@ -58,6 +60,7 @@ def integrate(
     """
     check_points(x0=x0)
     check_finite("x0", x0)
+    check_precise("x0", x0)
     if method not in SOLVERS:
         raise ValueError(f"method must be one of {', '.join(SOLVERS)}, got {method!r}")
 
@@ -76,12 +79,15 @@ def towards_one(steps: int, power: float = 2.0) -> Tensor:
     """Times from 0 to 1 that crowd towards 1, where data has its fine detail: 1 − (1 − i/steps)^power, in float64.
 
     Raises:
-        ValueError: steps is no count, or the power is not positive and finite.
+        ValueError: steps is no count, the power is not positive and finite, or both are so large that times merge.
     """
     steps = check_count("steps", steps)
     if not 0 < power < math.inf:
         raise ValueError(f"power must be positive and finite, got {power}")
-    return 1 - (1 - torch.linspace(0, 1, steps + 1, dtype=torch.float64)) ** power
+    times = 1 - (1 - torch.linspace(0, 1, steps + 1, dtype=torch.float64)) ** power
+    if not (times.diff() > 0).all():
+        raise ValueError(f"{steps} steps to the power {power} merge: take fewer")
+    return times
 
 
 def straightness(trajectory: Tensor) -> Tensor:
@@ -126,6 +132,7 @@ def integrate_noisily(
     """
     check_points(x0=x0)
     check_finite("x0", x0)
+    check_precise("x0", x0)
     if not 0 <= noise < math.inf:
         raise ValueError(f"noise must be at least 0 and finite, got {noise}")
     times = _times(steps)
@@ -157,7 +164,7 @@ def log_likelihood(
     log p_1(x_1) = log N(x_0; 0, I) − ∫ div v dt. No gradient is kept.
 
     Args:
-        velocity: differentiable by forward mode; what it computes under `torch.no_grad()` counts as constant.
+        velocity: differentiable by forward mode, each row by itself; what it computes under `torch.no_grad()` counts as constant.
         x: data points, (batch, dim).
         steps, method: as `integrate`; times that are given must run from 0 to 1.
         divergence: "exact" (dim directional derivatives an evaluation) or "hutchinson" (one, along random signs
