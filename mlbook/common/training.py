@@ -1,6 +1,7 @@
 """One training loop for the small models of the book."""
 
 import math
+import numbers
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,6 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from mlbook import scale_name
-from mlbook.common.checks import check_count
 
 
 def fit(
@@ -28,18 +28,20 @@ def fit(
         loss: draws its own batch and returns a scalar.
         steps: how many updates.
         lr: the peak learning rate, reached whatever the number of steps.
-        average: decay of the exponential moving average of the weights, shortened early on as by diffusers' EMAModel
-            (with torch's constant decay a short training would keep the weights it began with).
+        average: decay of the exponential moving average of the weights, shortened early on.
         warmup: steps over which a line from 0 holds the cosine down.
     Returns:
         the model with averaged weights, in evaluation mode; the losses, one a step; seconds taken.
     Raises:
-        ValueError: steps or warmup is no whole number of at least 1 and 0, or average lies outside [0, 1).
-        FloatingPointError: a loss is not finite, and the step is named; or the weights are not, at the end.
+        ValueError: steps or warmup is no whole number of at least 1 and 0.
+        FloatingPointError: a loss is not finite; the step is named.
     """
-    steps, warmup = check_count("steps", steps), check_count("warmup", warmup, 0)
-    if not 0 <= average < 1:
-        raise ValueError(f"average must be at least 0 and below 1, got {average}")
+    for name, value, least in (("steps", steps, 1), ("warmup", warmup, 0)):
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if not whole or value < least:
+            raise ValueError(
+                f"{name} must be a whole number, at least {least}, got {value!r}"
+            )
 
     def moving(averaged: list[Tensor], current: list[Tensor], seen: Tensor) -> None:
         share = 1 - min(average, (1 + int(seen)) / (10 + int(seen)))
@@ -69,8 +71,6 @@ def fit(
         schedule.step()
         averaged.update_parameters(model)
     seconds = time.perf_counter() - start
-    if not all(torch.isfinite(weights).all() for weights in averaged.parameters()):
-        raise FloatingPointError(f"weights are not finite after {steps} steps")
     return averaged.module.eval().requires_grad_(False), history, seconds
 
 
