@@ -351,18 +351,23 @@ def _claim_row(chapter: Chapter, c: dict, third: str) -> str:
 
 
 def status_table(chapters: list[Chapter]) -> str:
-    """When, where and how long each chapter last ran, as a Markdown table."""
+    """When, where and how long each chapter last ran, as a Markdown table, and its data below."""
     head = (
-        "| Chapter | Executed | Seconds | Peak memory | Scale | Device | Claims | Data |\n"
-        + "| --- " * 8
+        "| Chapter | Executed | Seconds | Peak memory | Scale | Device | Claims |\n"
+        + "| --- " * 7
         + "|\n"
     )
-    return head + "\n".join(
+    rows = "\n".join(
         f"| [{c.title}](../notebooks/{c.name}.ipynb) | {c.record['when']} | {c.record['seconds']:.0f} "
         f"| {c.record['peak_mb']:,} MB | {c.record['scale']} | {c.record['device']}, {c.record['threads']} threads "
-        f"| {len(c.record['claims'])} | {'; '.join(d['name'] for d in c.record['data']) or 'made by the chapter'} |"
+        f"| {len(c.record['claims'])} |"
         for c in chapters
     )
+    data = "\n".join(
+        f"- *{c.title}*: {'; '.join(d['name'] for d in c.record['data']) or 'made by the chapter'}."
+        for c in chapters
+    )
+    return f"{head}{rows}\n\nThe data of the chapters:\n\n{data}"
 
 
 def measures_table(chapters: list[Chapter], recorded: dict[str, dict]) -> str:
