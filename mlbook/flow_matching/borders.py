@@ -1,5 +1,7 @@
 """What the functions of this room refuse, each kind of fault once."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -63,6 +65,26 @@ def check_times(t: Tensor, like: Tensor) -> None:
         raise ValueError(f"t must have the points' dtype {like.dtype}, got {t.dtype}")
     if not (inside := (t >= 0) & (t <= 1)).all():
         raise ValueError(f"t must lie in [0, 1], got {t[~inside][0].item()}")
+
+
+def check_labels(label: Tensor, classes: int, weight: float) -> None:
+    """Refuse labels that are not (batch,) of 0 … classes − 1, and a weight that is not finite."""
+    if label.ndim != 1 or label.numel() == 0 or label.dtype != torch.long:
+        raise ValueError(
+            f"labels must be (batch,) of int64 and not empty, got {tuple(label.shape)} of {label.dtype}"
+        )
+    if label.min() < 0 or label.max() >= classes:
+        raise ValueError(
+            f"labels must lie in [0, {classes}), got {label.min().item()} to {label.max().item()}"
+        )
+    if not math.isfinite(weight):
+        raise ValueError(f"weight must be finite, got {weight}")
+
+
+def check_rows(label: Tensor, x: Tensor) -> None:
+    """Refuse more or fewer labels than points."""
+    if x.shape[:1] != label.shape:
+        raise ValueError(f"{len(label)} labels cannot guide {len(x)} points")
 
 
 def check_output(value: Tensor, like: Tensor, name: str = "the velocity") -> Tensor:

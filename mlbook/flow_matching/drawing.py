@@ -71,4 +71,6 @@ def mosaic(
     ax.imshow(tiles.cpu(), **style)
     ax.set_yticks([side * (i + 0.5) for i in range(len(names))], names)
     ax.set_xticks([side * (i + 0.5) for i in range(len(columns))], columns)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
     return fig

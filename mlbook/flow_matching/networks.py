@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mlbook.common.checks import check_count
+from mlbook.flow_matching.borders import check_labels, check_rows
 from mlbook.flow_matching.paths import Velocity
 
 
@@ -105,9 +106,8 @@ class CleanImageMLP(nn.Module):
         answer = self.leave(h)
         if self.answer == "velocity":
             return answer
-        return (answer - x) / (1 - t).clamp(min=0.05)[
-            :, None
-        ]  # 1 / (1 − t) has no bound
+        left = (1 - t).clamp(min=0.05)[:, None]  # 1 / (1 − t) has no bound
+        return (answer - x) / left
 
 
 def guided(model: CleanImageMLP, label: Tensor, weight: float) -> Velocity:
@@ -121,21 +121,11 @@ def guided(model: CleanImageMLP, label: Tensor, weight: float) -> Velocity:
         ValueError: labels are not (batch,) of whole numbers, a label is none of the model's classes, there are more or
             fewer points than labels, or the weight is not finite.
     """
-    if label.ndim != 1 or label.numel() == 0 or label.dtype != torch.long:
-        raise ValueError(
-            f"labels must be (batch,) of int64 and not empty, got {tuple(label.shape)} of {label.dtype}"
-        )
-    if not math.isfinite(weight):
-        raise ValueError(f"weight must be finite, got {weight}")
-    if label.min() < 0 or label.max() >= model.classes:
-        raise ValueError(
-            f"labels must lie in [0, {model.classes}), got {label.min().item()} to {label.max().item()}"
-        )
+    check_labels(label, model.classes, weight)
     none = torch.full_like(label, model.classes)
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
-        if x.shape[:1] != label.shape:
-            raise ValueError(f"{len(label)} labels cannot guide {len(x)} points")
+        check_rows(label, x)
         twice = model(x.repeat(2, 1), t.repeat(2), torch.cat([none, label]))
         without, with_ = twice.chunk(2)
         return without + weight * (with_ - without)
