@@ -128,8 +128,8 @@ def test_triton_source_compiles_nothing_when_compilers_are_waiting(monkeypatch):
 
     ready = SimpleNamespace(done=lambda: True)
     monkeypatch.setattr(AsyncCompile, "_ready_future", ready)
-    monkeypatch.setattr(torch._inductor.config, "compile_threads", 2)
-    assert compiling.triton_source(torch.sin, like(32)).launches == 1
+    with torch._inductor.config.patch(compile_threads=2):
+        assert compiling.triton_source(torch.sin, like(32)).launches == 1
 
 
 @TRITON

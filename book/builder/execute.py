@@ -256,7 +256,8 @@ def _draws(source: str, always: bool = False) -> bool:
     """Whether a cell makes a figure: it calls `figures.show`, `.film` or `.slider`, or makes a matplotlib figure and
     does not merely define the function that does. `always`: whether it does so under no condition."""
     tree = ast.parse(TransformerManager().transform_cell(source))
-    passed_over = (ast.FunctionDef, ast.ClassDef) + ((ast.If,) if always else ())
+    maybe = (ast.If, ast.For) if always else ()  # a loop may have nothing to go through
+    passed_over = (ast.FunctionDef, ast.ClassDef, *maybe)
     tree.body = [n for n in tree.body if not isinstance(n, passed_over)]
     calls = {
         ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)
