@@ -9,7 +9,7 @@ import torch
 
 import mlbook
 from mlbook import flow_matching as flow
-from mlbook.common.training import fit
+from mlbook.common.training import Ensemble, fit
 from mlbook.flow_matching import experiments, judging
 
 PATHS = {
@@ -482,6 +482,44 @@ def test_training_stops_at_a_loss_that_is_not_finite():
             fit(model, lambda m: m(torch.ones(1)).sum(), steps)
     with pytest.raises(ValueError, match="warmup must be .* got -1"):
         fit(model, lambda m: m(torch.ones(1)).sum(), 3, warmup=-1)
+    for average in (1.0, -0.1, math.nan):
+        with pytest.raises(ValueError, match=f"average .* got {average}"):
+            fit(model, lambda m: m(torch.ones(1)).sum(), 3, average=average)
+    with pytest.raises(FloatingPointError, match="weights are not finite"):
+        # a finite loss whose gradient is not: the root of 0 · w²
+        fit(model, lambda m: (0 * m(torch.ones(1)) ** 2).sqrt().sum(), 1)
+
+
+def test_an_ensemble_trains_each_network_as_if_alone():
+    nets = [flow.VelocityMLP(2, width=16, depth=2) for _ in range(3)]
+    x, t, y = torch.randn(3 * 64, 2), torch.rand(3 * 64), torch.randn(3 * 64, 2)
+
+    def train(model, rows):
+        return fit(model, lambda m: ((m(x[rows], t[rows]) - y[rows]) ** 2).mean(), 30)
+
+    together, _, _ = fit(
+        Ensemble(nets), lambda m: 3 * ((m(x, t) - y) ** 2).mean(), steps=30
+    )
+    answers = together(x, t)
+    for i, net in enumerate(nets):
+        rows = slice(64 * i, 64 * (i + 1))
+        for one in (train(net, rows)[0], together.split()[i]):
+            torch.testing.assert_close(
+                one(x[rows], t[rows]), answers[rows], atol=1e-4, rtol=1e-3
+            )
+    apart = together.split()
+    assert (apart[0](x, t) - apart[1](x, t)).abs().max() > 1e-2, "three of them"
+    assert not apart[0].training and not next(apart[0].parameters()).requires_grad
+    # it is a velocity like any other
+    torch.testing.assert_close(
+        flow.log_likelihood(together, x, 3)[:64],
+        flow.log_likelihood(apart[0], x[:64], 3),
+    )
+    with pytest.raises(ValueError, match="3 networks cannot share 64 rows"):
+        together(x[:64], t[:64])
+    for bad in ([], [flow.VelocityMLP(2), flow.VelocityMLP(2, width=16)]):
+        with pytest.raises(ValueError, match="networks of one shape"):
+            Ensemble(bad)
 
 
 def test_the_loss_knows_its_path_its_pairs_and_its_generator():
@@ -734,3 +772,33 @@ Z, EPS, T = torch.zeros(2, 2), torch.zeros(2, 2), torch.full((2,), 0.5)
 def test_bad_input_is_named(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_short_trainings_leave_each_network_its_own():
+    data = flow.checkerboard(1_000)
+    nets = lambda: [flow.VelocityMLP(2, width=8, depth=1) for _ in range(2)]  # noqa: E731
+    begin = torch.randn(50, 2)
+    ends = begin + 1, begin - 1  # two flows: so do their networks move at 1 and at −1
+    for net, wanted in zip(
+        experiments.reflow(nets(), begin, ends, 400, seed=0).split(),
+        (1, -1),
+        strict=True,
+    ):
+        there = flow.integrate(net, begin, 5)
+        assert (there - begin).mean().item() == pytest.approx(wanted, abs=0.1)
+    settings = [(0, "as linear", "linear"), (0, "late", "cosine")]
+    in_units = experiments.train_in_units(nets(), settings, data, 3)
+    straight = experiments.train_straight(nets(), (False, True), data, 3, seed=0)
+    for ensemble in (in_units, straight):
+        assert len(ensemble) == 2 and ensemble(data[:8], torch.rand(8)).isfinite().all()
+
+
+def test_effects_of_units_and_practice_are_told_apart():
+    loss = {"linear": 1.0, "cosine": 0.7}
+    practised = {"as linear": 0.05, "as cosine": 0.0, "late": -9.0}
+    row = [
+        loss[units] + practised[practice] for practice, units in experiments.SETTINGS
+    ]
+    by_units, by_practice = experiments.effects(torch.tensor([row, row]).double())
+    assert by_units.tolist() == pytest.approx([0.3, 0.3])
+    assert by_practice.tolist() == pytest.approx([0.05, 0.05])

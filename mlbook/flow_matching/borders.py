@@ -1,7 +1,5 @@
 """What the functions of this room refuse, each kind of fault once."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -47,10 +45,13 @@ def check_finite(name: str, value: Tensor) -> None:
         raise ValueError(f"{name} must be finite, got {value[~finite][0].item()}")
 
 
-def check_precise(name: str, value: Tensor) -> None:
-    """Refuse half precision where many small steps are added up: it would stand still silently."""
-    if value.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"{name} must be float32 or float64, got {value.dtype}")
+def check_start(x0: Tensor) -> None:
+    """Refuse what no solver can start from: no batch of points, values that are not finite, or half precision, in which
+    many small steps add up to nothing."""
+    check_points(x0=x0)
+    check_finite("x0", x0)
+    if x0.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"x0 must be float32 or float64, got {x0.dtype}")
 
 
 def check_times(t: Tensor, like: Tensor) -> None:
@@ -67,8 +68,8 @@ def check_times(t: Tensor, like: Tensor) -> None:
         raise ValueError(f"t must lie in [0, 1], got {t[~inside][0].item()}")
 
 
-def check_labels(label: Tensor, classes: int, weight: float) -> None:
-    """Refuse labels that are not (batch,) of 0 … classes − 1, and a weight that is not finite."""
+def check_labels(label: Tensor, classes: int) -> None:
+    """Refuse labels that are not (batch,) of 0 … classes − 1."""
     if label.ndim != 1 or label.numel() == 0 or label.dtype != torch.long:
         raise ValueError(
             f"labels must be (batch,) of int64 and not empty, got {tuple(label.shape)} of {label.dtype}"
@@ -77,8 +78,6 @@ def check_labels(label: Tensor, classes: int, weight: float) -> None:
         raise ValueError(
             f"labels must lie in [0, {classes}), got {label.min().item()} to {label.max().item()}"
         )
-    if not math.isfinite(weight):
-        raise ValueError(f"weight must be finite, got {weight}")
 
 
 def check_rows(label: Tensor, x: Tensor) -> None:

@@ -1,13 +1,13 @@
 """The chapter's longer experiments: the continuity equation on a grid, and short trainings that differ in one thing."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from mlbook.common.training import fit
-from mlbook.flow_matching.paths import cfm_loss, cosine, linear
+from mlbook.common.training import Ensemble, fit
+from mlbook.flow_matching.paths import cosine, linear, optimal_coupling
 
 UNITS = {  # a path, and its clock: the time at which β / α is the noise level r
     "linear": (linear, lambda r: 1 / (1 + r)),
@@ -24,6 +24,15 @@ WEIGHTS = {
     ("linear", "as cosine"): lambda r: math.pi / 2 * (1 + r**2) / (1 + r) ** 2,
     ("cosine", "as linear"): lambda r: 2 / math.pi * (1 + r) ** 2 / (1 + r**2),
 }
+
+# Two paths, two practices of the same loss, and a third that cares for other levels: (practice, units)
+SETTINGS = [
+    ("as linear", "linear"),
+    ("as linear", "cosine"),
+    ("as cosine", "linear"),
+    ("as cosine", "cosine"),
+    ("late", "cosine"),
+]
 
 
 def both_sides(
@@ -43,51 +52,111 @@ def both_sides(
 
 
 def train_in_units(
-    net: nn.Module, data: Tensor, units: str, practice: str, steps: int, seed: int
-) -> nn.Module:
-    """Train `net` on the path named `units`, drawing noise levels as `practice` says, with errors weighted so that the
-    loss is the same whatever the practice ("late" apart).
+    nets: Sequence[nn.Module],
+    settings: Sequence[tuple[int, str, str]],
+    data: Tensor,
+    steps: int,
+) -> Ensemble:
+    """Train every network in its setting (seed, practice, units): on the path named by the units, drawing noise levels as
+    the practice says, with errors weighted so that the loss is the same whatever the practice ("late" apart).
 
-    Draws come from a generator of its own, so that several may train side by side.
+    Networks of one seed see the same data, noise and uniform numbers: they differ in their setting alone.
     """
-    path, time_of = UNITS[units]
-    draw = _dice(data, seed)
+    seeds = sorted({seed for seed, _, _ in settings})
+    draw = _dice(data, seeds[0])
 
-    def loss(net: nn.Module) -> Tensor:
-        r = PRACTICE[practice](torch.rand(256, **draw).clamp(1e-6, 1 - 1e-6))
-        z = data[torch.randint(len(data), (256,), **draw)]
-        x, v = path.sample(z, torch.randn(z.shape, **draw), t := time_of(r))
-        weight = WEIGHTS.get((units, practice), torch.ones_like)(r)
-        return (weight * ((net(x, t) - v) ** 2).mean(1)).mean()
+    def examples() -> tuple[Tensor, ...]:
+        shape = len(seeds), 256
+        s = torch.rand(shape, **draw).clamp(1e-6, 1 - 1e-6)
+        z = data[torch.randint(len(data), shape, **draw)]
+        eps = torch.randn(z.shape, **draw)
+        rows = []
+        for seed, practice, units in settings:
+            i, (path, time_of) = seeds.index(seed), UNITS[units]
+            r = PRACTICE[practice](s[i])
+            x, v = path.sample(z[i], eps[i], t := time_of(r))
+            weight = WEIGHTS.get((units, practice), torch.ones_like)(r)
+            rows.append((x, t, v, weight))
+        return tuple(torch.cat(column) for column in zip(*rows, strict=True))
 
-    return fit(net, loss, steps, 6e-3, average=0.998)[0]
+    return _train(nets, examples, steps, average=0.998)
+
+
+def effects(nlls: Tensor) -> tuple[Tensor, Tensor]:
+    """What cosine units gain over linear ones, averaged over two practices, and what practising as cosine gains over
+    practising as linear, averaged over the units: (seeds,) each, of a loss (seeds, settings)."""
+    plain, units, practice, both, _ = nlls.T
+    return (plain - units + practice - both) / 2, (plain - practice + units - both) / 2
 
 
 def train_straight(
-    net: nn.Module, data: Tensor, coupling: str, steps: int, seed: int
-) -> nn.Module:
-    """Train `net` on straight lines to `data`, with noise coupled as `cfm_loss` does."""
+    nets: Sequence[nn.Module],
+    transported: Sequence[bool],
+    data: Tensor,
+    steps: int,
+    seed: int,
+    batch: int = 128,
+) -> Ensemble:
+    """Train networks on straight lines to `data` from noise that is independent of it or, where `transported` says so of
+    a network, paired with it by optimal transport within its batch."""
     draw = _dice(data, seed)
 
-    def loss(net: nn.Module) -> Tensor:
-        z = data[torch.randint(len(data), (256,), **draw)]
-        return cfm_loss(net, z, linear, coupling, generator=draw["generator"])
+    def examples() -> tuple[Tensor, ...]:
+        z = data[torch.randint(len(data), (len(nets) * batch,), **draw)]
+        eps = torch.randn(z.shape, **draw)
+        for pair, e, d in zip(
+            transported, eps.split(batch), z.split(batch), strict=True
+        ):
+            if pair:
+                e.copy_(e[optimal_coupling(e, d)])
+        return _lines(eps, z, draw)
 
-    return fit(net, loss, steps, 6e-3)[0]
+    return _train(nets, examples, steps)
 
 
 def reflow(
-    net: nn.Module, begin: Tensor, end: Tensor, steps: int, seed: int
-) -> nn.Module:
-    """Train `net` on the straight lines between starts and ends of a flow (Liu et al. 2023)."""
+    nets: Sequence[nn.Module],
+    begin: Tensor,
+    ends: Sequence[Tensor],
+    steps: int,
+    seed: int,
+    batch: int = 128,
+) -> Ensemble:
+    """Train each network on the straight lines from `begin` to the ends of a flow of its own (Liu et al. 2023).
+
+    Args:
+        begin: where all flows start, (n, dim).
+        ends: one tensor (n, dim) for each network.
+    """
     draw = _dice(begin, seed)
 
-    def loss(net: nn.Module) -> Tensor:
-        rows = torch.randint(len(begin), (256,), **draw)
-        x, v = linear.sample(end[rows], begin[rows], t := torch.rand(256, **draw))
-        return ((net(x, t) - v) ** 2).mean()
+    def examples() -> tuple[Tensor, ...]:
+        rows = [torch.randint(len(begin), (batch,), **draw) for _ in nets]
+        z = [end[row] for end, row in zip(ends, rows, strict=True)]
+        return _lines(begin[torch.cat(rows)], torch.cat(z), draw)
 
-    return fit(net, loss, steps, 6e-3)[0]
+    return _train(nets, examples, steps)
+
+
+def _lines(eps: Tensor, z: Tensor, draw: dict) -> tuple[Tensor, ...]:
+    x, v = linear.sample(z, eps, t := torch.rand(len(z), **draw))
+    return x, t, v, torch.ones_like(t)
+
+
+def _train(
+    nets: Sequence[nn.Module],
+    examples: Callable[[], tuple[Tensor, ...]],
+    steps: int,
+    **settings,
+) -> Ensemble:
+    """Fit every network to its part of the examples: points, times, targets and weights."""
+
+    def loss(ensemble: Ensemble) -> Tensor:
+        x, t, v, weight = examples()
+        errors = weight * ((ensemble(x, t) - v) ** 2).mean(1)
+        return errors.unflatten(0, (len(nets), -1)).mean(1).sum()
+
+    return fit(Ensemble(nets), loss, steps, 6e-3, **settings)[0]
 
 
 def _dice(like: Tensor, seed: int) -> dict:

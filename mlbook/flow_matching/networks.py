@@ -71,7 +71,7 @@ class CleanImageMLP(nn.Module):
         self,
         dim: int,
         classes: int,
-        width: int = 512,
+        width: int = 384,
         depth: int = 3,
         answer: str = "clean image",
     ):
@@ -121,7 +121,9 @@ def guided(model: CleanImageMLP, label: Tensor, weight: float) -> Velocity:
         ValueError: labels are not (batch,) of whole numbers, a label is none of the model's classes, there are more or
             fewer points than labels, or the weight is not finite.
     """
-    check_labels(label, model.classes, weight)
+    check_labels(label, model.classes)
+    if not math.isfinite(weight):
+        raise ValueError(f"weight must be finite, got {weight}")
     none = torch.full_like(label, model.classes)
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:

@@ -8,12 +8,7 @@ import torch
 from torch import Tensor
 
 from mlbook.common.checks import check_count
-from mlbook.flow_matching.borders import (
-    check_finite,
-    check_output,
-    check_points,
-    check_precise,
-)
+from mlbook.flow_matching.borders import check_output, check_points, check_start
 from mlbook.flow_matching.paths import GaussianPath, Velocity
 
 
@@ -58,9 +53,7 @@ def integrate(
             velocity returns another shape.
         FloatingPointError: the solution is not finite at the end.
     """
-    check_points(x0=x0)
-    check_finite("x0", x0)
-    check_precise("x0", x0)
+    check_start(x0)
     if method not in SOLVERS:
         raise ValueError(f"method must be one of {', '.join(SOLVERS)}, got {method!r}")
 
@@ -130,9 +123,7 @@ def integrate_noisily(
     Raises:
         ValueError, FloatingPointError: as `integrate`; or noise is negative.
     """
-    check_points(x0=x0)
-    check_finite("x0", x0)
-    check_precise("x0", x0)
+    check_start(x0)
     if not 0 <= noise < math.inf:
         raise ValueError(f"noise must be at least 0 and finite, got {noise}")
     times = _times(steps)
@@ -184,20 +175,23 @@ def log_likelihood(
         )
     if divergence == "exact":
         units = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-        probes = [e.expand_as(x) for e in units]
+        probes = units[:, None].expand(-1, *x.shape)
     elif divergence == "hutchinson":
-        probes = [torch.randint_like(x, 2) * 2 - 1]
+        probes = torch.randint_like(x, 2)[None] * 2 - 1
     else:
         raise ValueError(
             f"divergence must be 'exact' or 'hutchinson', got {divergence!r}"
         )
 
     def augmented(state: Tensor, t: Tensor) -> Tensor:
-        place, div = state[:, :-1], 0
-        for probe in probes:
-            v, jv = torch.func.jvp(lambda x: velocity(x, t), (place,), (probe,))
-            div = div + (probe * check_output(jv, place)).sum(1, keepdim=True)
-        return torch.cat([v, div], 1)
+        place = state[:, :-1]
+
+        def along(probe: Tensor) -> tuple[Tensor, Tensor]:
+            return torch.func.jvp(lambda x: velocity(x, t), (place,), (probe,))
+
+        v, jv = torch.func.vmap(along, out_dims=(None, 0))(probes)
+        div = (probes * jv).sum((0, 2))
+        return torch.cat([check_output(v, place), div[:, None]], 1)
 
     start = torch.cat([x, torch.zeros_like(x[:, :1])], 1)
     with torch.no_grad():
