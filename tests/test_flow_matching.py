@@ -589,7 +589,7 @@ def test_any_cleaner_has_the_same_flow_and_the_same_loss_on_every_path():
         ends.append(x / path.alpha(torch.tensor(end).double()))
     torch.testing.assert_close(*ends, rtol=0, atol=1e-4)
     # and at the same noise level an error e of the cleaner costs π/2 (1 + r²) / (1 + r)² times as much per unit of t,
-    # which is (18) by dt = dr / (1 + r)² and (2/π) dr / (1 + r²)
+    # which is (19) by dt = dr / (1 + r)² and (2/π) dr / (1 + r²)
     r = torch.logspace(-2, 2, 9).double()
     cost = []
     for path, clock in experiments.UNITS.values():

@@ -37,6 +37,7 @@ from mlbook.flow_matching.solvers import (
     standard_normal_log_density,
     straightness,
     towards_one,
+    with_divergence,
 )
 
 __all__ = [
@@ -69,4 +70,5 @@ __all__ = [
     "straightness",
     "towards_one",
     "variance_preserving",
+    "with_divergence",
 ]

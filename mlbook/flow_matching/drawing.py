@@ -25,7 +25,7 @@ def plane(ax: Axes, limit: float = 2.6, title: str = "", board: bool = False) ->
 
 
 def panels(
-    *titles: str, limit: float = 2.6, board: bool = False, size: float = 3.4
+    *titles: str, limit: float = 2.6, board: bool = False, size: float = 3.1
 ) -> tuple[Figure, list[Axes]]:
     """A figure of squares of the plane side by side, one a title, each `size` inches wide."""
     fig, axes = plt.subplots(
