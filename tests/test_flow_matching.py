@@ -500,14 +500,13 @@ def test_an_ensemble_trains_each_network_as_if_alone():
     together, _, _ = fit(
         Ensemble(nets), lambda m: 3 * ((m(x, t) - y) ** 2).mean(), steps=30
     )
-    answers = together(x, t)
+    answers, apart = together(x, t), together.split()
     for i, net in enumerate(nets):
         rows = slice(64 * i, 64 * (i + 1))
-        for one in (train(net, rows)[0], together.split()[i]):
+        for one in (train(net, rows)[0], apart[i]):
             torch.testing.assert_close(
                 one(x[rows], t[rows]), answers[rows], atol=1e-4, rtol=1e-3
             )
-    apart = together.split()
     assert (apart[0](x, t) - apart[1](x, t)).abs().max() > 1e-2, "three of them"
     assert not apart[0].training and not next(apart[0].parameters()).requires_grad
     # it is a velocity like any other
