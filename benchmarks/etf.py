@@ -1,33 +1,46 @@
-"""What the chapter on leveraged ETFs measures on real prices: its claims' numbers, for machines without prices.
+"""What the chapter on leveraged ETFs measures on real prices: its tables of results, for machines without prices.
 
-Needs MLBOOK_PRICES, or a network. Only what the claims measured is kept, no price.
+Needs MLBOOK_PRICES, or a network. Only small tables of results are kept, no price.
 """
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
+import numpy as np
+import pandas as pd
 from nbclient import NotebookClient
 from provenance import arguments, provenance, told
 
-from book.builder.execute import collect
-from mlbook.claims import MIME
 from mlbook.leveraged_etfs import prices
+from mlbook.leveraged_etfs.leverage import price_level
+from mlbook.leveraged_etfs.measures import drawdown
 
 NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "leveraged-etfs.ipynb"
+DUMP = "import json; print(json.dumps(evidence.measured))"
+PLANS = {  # of the post: weights, final balance in millions, largest drawdown in %
+    "TQQQ": ({"TQQQ": 1.0}, 11, 78),
+    "80:20": ({"TQQQ": 0.8, "SPY": 0.2}, 10.6, 66),
+    "70:30": ({"TQQQ": 0.7, "SPY": 0.3}, 9.6, 60),
+    "60:40": ({"TQQQ": 0.6, "SPY": 0.4}, 8.3, 54),
+    "50:50": ({"TQQQ": 0.5, "SPY": 0.5}, 7, 49),
+    "QLD": ({"QLD": 1.0}, 7, 59),
+}
 
 
-def claims(path: Path = NOTEBOOK, scale: str = "cpu") -> Iterator[dict]:
-    """Id and measured number of each claim of the notebook, executed now.
+def tables(path: Path = NOTEBOOK, scale: str = "cpu") -> Iterator[dict]:
+    """Name and JSON of each table of results of the notebook, executed now.
 
     Raises:
         prices.PricesUnavailable: there are no real prices.
     """
     prices.load_prices(["TQQQ", "SPY"])
     book = nbformat.read(path, as_version=4)
+    book.cells.append(nbformat.v4.new_code_cell(DUMP))
     client = NotebookClient(
         book,
         timeout=600,
@@ -35,21 +48,67 @@ def claims(path: Path = NOTEBOOK, scale: str = "cpu") -> Iterator[dict]:
         resources={"metadata": {"path": str(path.parent)}},
     )
     client.execute(env=os.environ | {"MLBOOK_SCALE": scale})
-    for found in collect(book, MIME):
-        if found["place"] == "here":
-            yield {key: found[key] for key in ("id", "measured")}
+    for name, table in json.loads(book.cells[-1].outputs[0].text).items():
+        yield {"name": name, "table": table}
 
 
-def measure(options: argparse.Namespace, rows=claims) -> dict:
-    record = provenance("pandas", "arch", "bt")
+def monthly_site(
+    closes: pd.DataFrame, weights: dict[str, float], months: set[int]
+) -> pd.Series:
+    """The post's monthly plan as a site with monthly data may do it: grow, add 5,000 dollars of December 2012 by what is
+    held (10,000 at first), come back to `weights` at the end of each of `months`; the balance at each month's end."""
+    month_ends = closes[list(weights)].resample("ME").last()
+    growth = month_ends.pct_change().iloc[1:]
+    level = price_level(pd.DatetimeIndex(["2012-12-15", *growth.index]))[1:]
+    target = np.array(list(weights.values()))
+    held, balance = 10_000 * target, []
+    for month, r in growth.iterrows():
+        held = held * (1 + r.to_numpy())
+        held += 5000 * level[month] * held / held.sum()
+        if month.month in months:
+            held = held.sum() * target
+        balance.append(held.sum())
+    return pd.Series(balance, growth.index)
+
+
+def site() -> Iterator[dict]:
+    """How many of the post's twelve numbers come out if one rebalances in December, or in June and December.
+
+    Balances are rounded to the post's digits, drawdowns cut off.
+    """
+    tickers = ["TQQQ", "QLD", "SPY"]
+    closes = prices.load_prices(tickers, "2012-12-01", "2025-08-01")["close"]
+    rows = {}
+    for label, months in (("December", {12}), ("June and December", {6, 12})):
+        hits = moved = 0
+        for weights, million, fall in PLANS.values():
+            balance = monthly_site(closes, weights, months)
+            digits = 0 if million == int(million) else 1
+            right = int(round(balance.iloc[-1] / 1e6, digits) == million)
+            right += int(-100 * drawdown(balance).min()) == fall
+            hits += right
+            moved += right * (len(weights) > 1)
+        rows[label] = {"of twelve": hits, "of eight that rebalancing moves": moved}
+    table = pd.DataFrame(rows).T
+    yield {"name": "site", "table": table.to_json(orient="split")}
+
+
+def measure(options: argparse.Namespace, parts: dict | None = None) -> dict:
+    """Run the parts and write the record: its "tables" by their names."""
+    record = provenance("pandas", "arch", "scikit-learn")
     record["commit"] = options.commit or record["commit"]
-    told({"claims": (1.0, rows)}, record, options.out / "etf-cpu.json", options.minutes)
+    path = options.out / "etf-cpu.json"
+    parts = parts or {"site": (0.5, site), "chapter": (1.0, tables)}
+    told(parts, record, path, options.minutes)
+    rows = [row for name in parts for row in record.pop(name)]
+    record["tables"] = {row["name"]: row["table"] for row in rows}
+    path.write_text(json.dumps(record, indent=1) + "\n")
     return record
 
 
 def main() -> int:
     record = measure(arguments(__doc__, minutes=10).parse_args())
-    return int(not record["claims"] or "broken" in record)
+    return int(not record["tables"] or "broken" in record)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The record of the leveraged-ETF chapter: what a claim measured is kept, and no price."""
+"""The record of the leveraged-ETF chapter: small tables of results are kept, and no price."""
 
 import argparse
 import importlib
@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
@@ -16,48 +18,61 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 @pytest.fixture
 def benchmark(monkeypatch):
-    pytest.importorskip("pandas")
+    pytest.importorskip("arch")
     monkeypatch.syspath_prepend(BENCHMARKS)
     monkeypatch.delitem(sys.modules, "etf", raising=False)
     return importlib.import_module("etf")
 
 
-def test_claims_are_harvested(benchmark, monkeypatch, tmp_path):
+def options(folder):
+    return argparse.Namespace(minutes=60, out=folder, commit="abc")
+
+
+def test_tables_are_harvested(benchmark, monkeypatch, tmp_path):
     monkeypatch.setattr(benchmark.prices, "load_prices", lambda tickers: None)
     cell = (
-        "from mlbook import claim\n"
-        "claim('etf.a', 'x', measured=2.5, above=1.0)\n"
-        "claim('etf.b', 'y', measured=3.0, above=1.0, recorded={'device': 'd', 'date': 'today'})"
+        "import pandas as pd\nfrom mlbook.leveraged_etfs.evidence import Evidence\n"
+        "evidence = Evidence({'SPY': None})\n"
+        "evidence.table('a', ['SPY'], lambda: pd.DataFrame({'x': [1.5]}))\n"
+        "evidence.table('b', ['QQQ'], lambda: 1 / 0)"
     )
     nbformat.write(new_notebook(cells=[new_code_cell(cell)]), tmp_path / "n.ipynb")
-    rows = lambda: benchmark.claims(tmp_path / "n.ipynb", "smoke")  # noqa: E731
-    options = argparse.Namespace(minutes=60, out=tmp_path, commit="abc")
-    record = benchmark.measure(options, rows)
-    assert record["claims"] == [{"id": "etf.a", "measured": 2.5}]
+    rows = lambda: benchmark.tables(tmp_path / "n.ipynb", "smoke")  # noqa: E731
+    record = benchmark.measure(options(tmp_path), {"chapter": (1.0, rows)})
+    assert list(record["tables"]) == ["a"] and "1.5" in record["tables"]["a"]
     assert json.loads((tmp_path / "etf-cpu.json").read_text()) == record
 
 
 def test_without_prices_nothing_is_recorded(benchmark, monkeypatch, tmp_path):
-    def none(tickers):
+    def none(*_, **__):
         raise benchmark.prices.PricesUnavailable("none here")
 
     monkeypatch.setattr(benchmark.prices, "load_prices", none)
-    options = argparse.Namespace(minutes=60, out=tmp_path, commit="abc")
-    record = benchmark.measure(options)
-    assert record["claims"] == [] and "none here" in record["broken"]["claims"]
+    record = benchmark.measure(options(tmp_path))
+    assert record["tables"] == {} and "none here" in record["broken"]["chapter"]
 
 
-def test_the_record_holds_claims_only():
+def test_the_monthly_site_by_hand(benchmark):
+    days = pd.DatetimeIndex(["2012-12-31", "2013-01-31", "2013-02-28"])
+    closes = pd.DataFrame({"A": [1.0, 2.0, 2.0], "B": [1.0, 1.0, 1.0]}, days)
+    balance = benchmark.monthly_site(closes, {"A": 0.5, "B": 0.5}, {1})
+    np.testing.assert_allclose(balance.iloc[0], 15_000 + 5_000, rtol=0.005)
+    np.testing.assert_allclose(np.diff(balance), 5_000, rtol=0.01)
+
+
+def test_the_record_holds_no_prices():
+    """A table of results is small: a few eras, looks or measures by a few settings."""
     for path in (BENCHMARKS / "results").glob("etf-*.json"):
-        record = json.loads(path.read_text())
-        for row in record["claims"]:
-            assert set(row) == {"id", "measured"} and row["id"].startswith("etf.")
+        for name, text in json.loads(path.read_text())["tables"].items():
+            table = json.loads(text)
+            assert np.size(table["data"]) <= 120, name
+            assert max(len(table["index"]), len(table["columns"])) <= 80, name
 
 
-def test_every_claim_about_real_prices_is_on_record(benchmark):
+def test_every_table_of_real_prices_is_on_record(benchmark):
     """Else a reader without prices would find a gap where the page has a number."""
     (path,) = (BENCHMARKS / "results").glob("etf-*.json")
-    known = {row["id"] for row in json.loads(path.read_text())["claims"]}
+    known = set(json.loads(path.read_text())["tables"])
     code = "\n".join(c.source for c in nbformat.read(benchmark.NOTEBOOK, 4).cells)
-    asked = set(re.findall(r'on_real\(\s*"([^"]+)"', code))
-    assert len(asked) > 20 and asked <= known
+    asked = set(re.findall(r'(?:evidence\.table|in_all)\(\s*"([^"]+)"', code))
+    assert len(asked) > 10 and asked <= known

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import brentq
 
-from mlbook.leveraged_etfs.leverage import DAYS
+from mlbook.common.checks import check_count
+from mlbook.leveraged_etfs.borders import check_days, check_prices, check_series
+from mlbook.leveraged_etfs.measures import CENT, metrics, money_weighted, unit_value
 from mlbook.leveraged_etfs.taxes import Lots, Tax
 
-YEAR = 365.25  # calendar days in a year
 MONTHS = {
     "day": 0,
     "month": 1,
@@ -20,7 +20,7 @@ MONTHS = {
     "year": 12,
     "never": math.inf,
 }
-CENT = 0.01
+DUST = 1e-12  # of what is traded: a rounding
 
 # (closes before today (days, n), today's prices of trade (n,), units held (n,), cash) → dollars to buy of each
 # (negative: to sell), or None for no trade
@@ -53,29 +53,26 @@ class Run:
     owed: float = 0.0
     latent: float = 0.0
 
-    def metrics(self, rate: float | pd.Series = 0.0) -> dict:
-        """`metrics` of this account, with the value at the moment of each flow."""
-        return metrics(self.values, self.flows, self.before, rate)
+    @property
+    def unit(self) -> pd.Series:
+        """What a dollar that is in from the start becomes."""
+        return unit_value(self.values, self.flows, self.before)
 
-    def imbalance(self, prices: pd.DataFrame) -> float:
-        """The largest amount, in dollars, by which on some day the value differs from what was paid in, plus gains,
-        less costs and taxes; counted anew from the trades and the prices."""
-        closes = prices["close"].loc[self.values.index]
-        signed = self.trades.pivot_table(
-            "units", "day", "ticker", aggfunc="sum", observed=True
-        )
-        held = signed.reindex(closes.index).reindex(columns=closes.columns)
-        held = held.fillna(0.0).cumsum()
-        gains = (held.shift().fillna(0.0) * closes.diff().fillna(0.0)).sum(axis=1)
-        t = self.trades
-        at_close = closes.stack().reindex(
-            pd.MultiIndex.from_frame(t[["day", "ticker"]])
-        )
-        intraday = t.units * (at_close.to_numpy() - t.price)
-        gains = gains.add(intraday.groupby(t.day).sum(), fill_value=0.0)
-        costs = t.cost.groupby(t.day).sum().reindex(closes.index, fill_value=0.0)
-        expected = (self.flows + gains - costs - self.taxes).cumsum()
-        return float((self.values - expected).abs().max())
+    @property
+    def left(self) -> float:
+        """Dollars at the end, after all taxes, everything sold."""
+        return float(self.values.iloc[-1] - self.owed - self.latent)
+
+    def earned(self) -> float:
+        """The money-weighted return, a year, after all taxes."""
+        values = self.values.copy()
+        values.iloc[-1] = self.left
+        return money_weighted(values, self.flows)
+
+    def metrics(self, rate: float | pd.Series = 0.0) -> dict:
+        """`metrics` of the unit, and "final" and "invested" in dollars."""
+        dollars = {"final": float(self.values.iloc[-1]), "invested": self.flows.sum()}
+        return dollars | metrics(self.unit, rate, start=1.0)
 
 
 def simulate(
@@ -101,70 +98,64 @@ def simulate(
         at: trade at the "open" or the "close".
         tax: on realised gains; none unless given.
     Raises:
-        ValueError: a cost outside [0, 1), flows on a day without prices, an order or a withdrawal of more than there is.
-            The message says on which day.
+        ValueError: a cost outside [0, 1), prices or flows that are not fit, an order or a withdrawal of more than there
+            is. The message says on which day.
     """
+    check_prices(prices)
+    check_series(flows, "a flow", prices.index, some=True)
     if not 0 <= cost < 1:
         raise ValueError(f"cost is a fraction of the traded dollars, got {cost}")
     if at not in ("open", "close"):
         raise ValueError(f"trades are at the 'open' or the 'close', got {at!r}")
     days, tickers = prices.index, list(prices["close"].columns)
-    strangers = flows.index.difference(days)
-    if len(strangers):
-        raise ValueError(
-            f"money comes in on {strangers[0]:%Y-%m-%d}, a day without prices"
-        )
-    trade, closes = prices[at].to_numpy(), prices["close"].to_numpy()
-    paid_in = flows.reindex(days, fill_value=0.0).to_numpy()
-    years = days.year.to_numpy()
-    n_days, n = closes.shape
+    trade, closes = prices[at].to_numpy(float), prices["close"].to_numpy(float)
+    paid_in = flows.reindex(days, fill_value=0.0).to_numpy(float)
+    new_year = np.diff(days.year, prepend=days.year[0]) != 0
     past = closes.view()
     past.flags.writeable = False
-    values, before, cashes, taxes = (np.zeros(n_days) for _ in range(4))
-    held, rows = np.zeros((n_days, n)), []
-    units, cash = np.zeros(n), 0.0
+    values, before, cashes, taxes = np.zeros((4, len(days)))
+    held, rows = np.zeros(closes.shape), []
+    units, cash = np.zeros(len(tickers)), 0.0
     lots = Lots(tax) if tax else None
 
     def fill(d: int, dollars: np.ndarray) -> None:
         nonlocal cash
-        sold_out = dollars < -units * trade[d] * (1 - 1e-12)
-        if (dollars < -units * trade[d] - CENT).any():
+        worth = units * trade[d]
+        if not (dollars >= -worth - CENT).all():
             raise ValueError(
                 f"on {days[d]:%Y-%m-%d} the rule sells more than is held: {dollars.tolist()}"
             )
-        amounts = np.where(sold_out, -units, dollars / trade[d])
+        everything = dollars <= (DUST - 1) * worth
+        amounts = np.where(everything, -units, dollars / trade[d])
         fees = cost * np.abs(amounts * trade[d])
         cash -= (amounts * trade[d]).sum() + fees.sum()
         if cash < -CENT:
             raise ValueError(
                 f"on {days[d]:%Y-%m-%d} the rule spends {-cash:.2f} more than there is"
             )
-        if abs(cash) < 1e-12 * np.abs(dollars).sum():  # all spent, but for a rounding
+        if cash < DUST * np.abs(dollars).sum():
             cash = 0.0
-        units[:] = np.where(sold_out, 0.0, units + amounts)
+        units[:] = np.where(everything, 0.0, units + amounts)
         for i in np.flatnonzero(amounts):
             rows.append((days[d], tickers[i], amounts[i], trade[d, i], fees[i]))
             if lots:
                 lots.trade(*rows[-1])
 
-    for d in range(n_days):
+    for d in range(len(days)):
         before[d] = cash + units @ trade[d]
         cash += paid_in[d]
-        if lots and d and years[d] != years[d - 1]:
+        if lots and new_year[d]:
             taxes[d] = lots.settle()
         missing = taxes[d] - cash
         if missing > 0:
-            worth = units @ trade[d]
-            sale = missing / (1 - cost)
+            worth, sale = units @ trade[d], missing / (1 - cost)
             if sale > worth + CENT:
                 raise ValueError(
                     f"on {days[d]:%Y-%m-%d} {missing:.2f} more is to be paid out than there is"
                 )
             if worth:
                 fill(d, -units * trade[d] * min(sale / worth, 1.0))
-        cash -= taxes[d]
-        if -CENT <= cash < 0:  # all was paid out, but for a rounding
-            cash = 0.0
+        cash = max(cash - taxes[d], 0.0)  # below 0 by a rounding
         orders = rule(past[:d], trade[d], units.copy(), cash)
         if orders is not None:
             fill(d, np.asarray(orders, float))
@@ -182,6 +173,13 @@ def simulate(
     return Run(*series[:4], held, trades, series[4], owed, latent)
 
 
+def behind(risky, safe, target):
+    """Whether new money goes to the first of two funds: it is under its target, or the target is everything."""
+    return (risky < target * (risky + safe)) | (
+        (target > 0) & ((risky + safe == 0) | (target == 1))
+    )
+
+
 def dca(
     prices: pd.DataFrame,
     target: float,
@@ -192,37 +190,41 @@ def dca(
     at: str = "open",
     tax: Tax | None = None,
 ) -> Run:
-    """Every `every`-th day, from day `start` on, buy for `amount` dollars the first of two funds if it is under its
-    target (always, if that is 1), else the second; never sell.
+    """Every `every`-th day, from day `start` on, buy for `amount` dollars the first of two funds if it is `behind` its
+    target, else the second; never sell. The account begins with the first purchase.
 
     Args:
         prices: of two tickers; `target` is the share of the first, valued at the closes before.
     Raises:
-        ValueError: not two tickers, a target outside [0, 1], or `every` or `amount` not positive.
+        ValueError: not two tickers, a target outside [0, 1], `every` or `amount` not positive, or a start that is not
+            a day of the table.
     """
-    _check_dca(prices, target, every, amount)
+    _check_dca(prices, [target], [start], every, amount)
 
     def rule(past, price, units, cash):
         if not cash:
             return None
         worth = units * past[-1] if len(past) else units
-        share = worth[0] / worth.sum() if worth.any() else 0.0
         dollars = cash / (1 + cost)
-        first = share < target or target == 1
-        return np.array([dollars, 0.0] if first else [0.0, dollars])
+        return np.array([dollars, 0.0] if behind(*worth, target) else [0.0, dollars])
 
     flows = pd.Series(amount, prices.index[start::every])
-    return simulate(prices, rule, flows, cost, at, tax)
+    return simulate(prices.iloc[start:], rule, flows, cost, at, tax)
 
 
-def _check_dca(prices, target, every, amount) -> None:
+def _check_dca(prices, targets, starts, every, amount) -> None:
+    check_prices(prices)
     tickers = list(prices["close"].columns)
     if len(tickers) != 2:
         raise ValueError(f"two funds are needed, got {', '.join(tickers)}")
-    if not (np.min(target) >= 0 and np.max(target) <= 1):
-        raise ValueError(f"target is a share between 0 and 1, got {target}")
-    if every < 1 or not amount > 0:
-        raise ValueError(f"every = {every} and amount = {amount} must be positive")
+    if not all(0 <= t <= 1 for t in targets):
+        raise ValueError(f"target is a share between 0 and 1, got {targets}")
+    check_count("every", every)
+    if not 0 < amount < math.inf:
+        raise ValueError(f"amount must be positive dollars, got {amount}")
+    for start in starts:
+        if check_count("start", start, 0) >= len(prices):
+            raise ValueError(f"start must be one of {len(prices)} days, got {start}")
 
 
 def dca_grid(
@@ -232,62 +234,55 @@ def dca_grid(
     every: int = 10,
     amount: float = 3000.0,
 ) -> dict[str, np.ndarray]:
-    """`dca` for all pairs of target and start at once, at the open and without costs.
-
-    Simulations whose starts differ by a multiple of `every` buy on the same days and are done together; between two
-    purchases units are constant.
+    """`dca` for all pairs of target and start at once, at the open and without costs: purchase by purchase, since units
+    are constant between two.
 
     Returns:
         "invested", "final" (dollars), "growth" (of a dollar that is in from the start) and "drawdown" (largest fall of
         that dollar, daily; positive): arrays (targets, starts).
     Raises:
-        ValueError: as `dca`; or a start outside the table.
+        ValueError: as `dca`.
     """
-    targets, starts = np.asarray(list(targets), float), np.asarray(list(starts), int)
-    _check_dca(prices, targets, every, amount)
-    opens, closes = (prices[f].to_numpy().T for f in ("open", "close"))
-    n = closes.shape[1]
-    if starts.min() < 0 or starts.max() >= n:
-        raise ValueError(
-            f"starts must lie in 0 to {n - 1}, got {starts.min()} to {starts.max()}"
+    targets, starts = np.asarray(list(targets), float), list(starts)
+    _check_dca(prices, targets.tolist(), starts, every, amount)
+    opens, closes = (prices[f].to_numpy(float).T for f in ("open", "close"))
+    goal = np.repeat(targets, len(starts))
+    first = np.tile(starts, len(targets))
+    units, scale = np.zeros((2, len(goal))), np.ones(len(goal))
+    peak, low = np.ones(len(goal)), np.ones(len(goal))
+    for phase in np.unique(first % every):
+        group = np.flatnonzero(first % every == phase)
+        held, per, top, least = (
+            np.zeros((2, len(group))),
+            scale[group],
+            peak[group],
+            low[group],
         )
+        mine, aim = first[group], goal[group]
+        for day in range(mine.min(), closes.shape[1], every):
+            active = mine <= day
+            worth = held * closes[:, [day - 1]]  # nothing is held on day 0
+            opened = held.T @ opens[:, day]
+            per = np.where(mine == day, 1 / amount, per * opened / (opened + amount))
+            bought = active * amount / opens[:, [day]]
+            held += (
+                np.where(behind(*worth, aim), [[1.0], [0.0]], [[0.0], [1.0]]) * bought
+            )
+            # A dollar's value at the closes until the next purchase: (days, plans)
+            unit = closes[:, day : day + every].T @ (held * per)
+            for close in unit:
+                top = np.maximum(top, close)
+                least = np.minimum(least, close / top, where=active, out=least)
+        units[:, group], scale[group], low[group] = held, per, least
+    final = closes[:, -1] @ units
+    purchases = 1 + (closes.shape[1] - 1 - first) // every
     out = {
-        k: np.empty((len(targets), len(starts)))
-        for k in ("invested", "final", "growth", "drawdown")
+        "invested": amount * purchases,
+        "final": final,
+        "growth": final * scale,
+        "drawdown": 1 - low,
     }
-    for residue in np.unique(starts % every):
-        mine = np.flatnonzero(starts % every == residue)
-        goal = np.repeat(targets, len(mine))
-        first = np.tile(starts[mine], len(targets))
-        risky, safe, scale = np.zeros((3, len(goal)))
-        peak, low = np.full(len(goal), np.finfo(float).tiny), np.ones(len(goal))
-        for day in range(starts[mine].min(), n, every):
-            active = first <= day
-            if day:  # valued at yesterday's close
-                a, b = risky * closes[0, day - 1], safe * closes[1, day - 1]
-                under = a < goal * (a + b)
-            else:
-                under = np.zeros(len(goal), bool)
-            begins = first == day
-            under |= begins & (goal > 0) | (goal == 1)
-            opened = risky * opens[0, day] + safe * opens[1, day]
-            scale = np.where(begins, 1 / amount, scale * (opened / (opened + amount)))
-            risky += np.where(active & under, amount / opens[0, day], 0.0)
-            safe += np.where(active & ~under, amount / opens[1, day], 0.0)
-            low[begins] = 1.0
-            # A dollar's value at the closes until the next purchase: (days, simulations).
-            unit = closes[:, day : day + every].T @ (np.stack((risky, safe)) * scale)
-            highest = unit.copy()
-            for height in highest:  # np.maximum.accumulate takes three times as long
-                peak = np.maximum(peak, height, out=height)
-            np.minimum(low, (unit / highest).min(axis=0), out=low)
-        shape = (len(targets), len(mine))
-        value = risky * closes[0, -1] + safe * closes[1, -1]
-        out["final"][:, mine] = value.reshape(shape)
-        out["growth"][:, mine] = (value * scale).reshape(shape)
-        out["drawdown"][:, mine] = (1 - low).reshape(shape)
-        out["invested"][:, mine] = amount * (1 + (n - 1 - starts[mine]) // every)
-    return out
+    return {k: v.reshape(len(targets), len(starts)) for k, v in out.items()}
 
 
 def follow(
@@ -307,33 +302,31 @@ def follow(
     Raises:
         ValueError: negative weights, a sum above 1, a missing column, or a day without prices.
     """
-    if not isinstance(flows, pd.Series):
-        flows = pd.Series([float(flows)], prices.index[:1])
-    tickers = list(prices["close"].columns)
+    check_prices(prices)
+    days, tickers = prices.index, list(prices["close"].columns)
     if set(schedule.columns) != set(tickers):
         raise ValueError(
             f"weights are for {list(schedule.columns)}, prices for {tickers}"
         )
-    weights = schedule[tickers].to_numpy(float)
-    if not ((weights >= 0).all() and (weights.sum(axis=1) <= 1 + 1e-9).all()):
+    schedule = schedule[tickers].astype(float)
+    check_series(schedule.sum(axis=1, skipna=False), "a weight", days, some=True)
+    if not (
+        (schedule >= 0).all(axis=None) and (schedule.sum(axis=1) <= 1 + 1e-9).all()
+    ):
         raise ValueError("weights must not be negative and must sum to at most 1")
-    strangers = schedule.index.difference(prices.index)
-    if len(strangers):
-        raise ValueError(
-            f"a trade is planned for {strangers[0]:%Y-%m-%d}, a day without prices"
-        )
-    rows = dict(zip(prices.index.get_indexer(schedule.index), weights, strict=True))
-    paid_in = flows.reindex(prices.index, fill_value=0.0).to_numpy()
-    last = np.zeros(len(tickers))
+    if not isinstance(flows, pd.Series):
+        flows = pd.Series([float(flows)], days[:1])
+    check_series(flows, "a flow", days, some=True)
+    weights = schedule.reindex(days).ffill().fillna(0.0).to_numpy()
+    due = days.isin(schedule.index)
+    paid_in = flows.reindex(days, fill_value=0.0).to_numpy(float)
 
     def rule(past, price, units, cash):
-        nonlocal last
         d = len(past)
-        if d in rows:
-            last = rows[d]
-            return toward(last, units * price, cash, cost)
+        if due[d]:
+            return toward(weights[d], units * price, cash, cost)
         new = min(paid_in[d], cash) / (1 + cost)
-        return last * new if new > 0 and last.any() else None
+        return weights[d] * new if new > 0 else None
 
     return simulate(prices, rule, flows, cost, at, tax)
 
@@ -371,10 +364,6 @@ def rebalance(
     Raises:
         ValueError: an unknown frequency, month or ticker, or weights as in `follow`.
     """
-    if frequency not in MONTHS:
-        raise ValueError(
-            f"frequency is {frequency!r}; it must be one of {', '.join(MONTHS)}"
-        )
     unknown = set(weights) - set(prices["close"].columns)
     if unknown:
         raise ValueError(f"there are no prices of {', '.join(sorted(unknown))}")
@@ -390,9 +379,14 @@ def first_days(
     """The first of `days`, and the first of each later period of `frequency`; `month` is one in which a period begins.
 
     Raises:
-        ValueError: `month` is not 1 to 12.
+        ValueError: an unknown frequency, or a month that is not 1 to 12.
     """
-    if month not in range(1, 13):
+    check_days(days, "days")
+    if frequency not in MONTHS:
+        raise ValueError(
+            f"frequency is {frequency!r}; it must be one of {', '.join(MONTHS)}"
+        )
+    if check_count("month", month) > 12:
         raise ValueError(f"month must be 1 to 12, got {month}")
     months = MONTHS[frequency]
     if not months:
@@ -401,15 +395,21 @@ def first_days(
     return days[np.diff(period, prepend=period[0] - 1) != 0]
 
 
-def monthly(
-    days: pd.DatetimeIndex, amount: float, initial: float = 0.0, inflation: float = 0.0
-) -> pd.Series:
-    """`amount` dollars on the first trading day of each month, grown by `inflation` a year, and `initial` on the first."""
-    first = first_days(days, "month")
-    elapsed = np.arange(len(first)) / 12
-    flows = pd.Series(amount * (1 + inflation) ** elapsed, first)
-    flows.iloc[0] += initial
-    return flows
+def above_average(signal: pd.Series, window: int, lag: int) -> pd.Series:
+    """Whether, `lag` days before, `signal` stood above the mean of its last `window`; from the first day that knows.
+
+    Raises:
+        ValueError: a window below 1, a negative lag, or a signal of fewer than `window` + `lag` days.
+    """
+    check_count("window", window)
+    check_count("lag", lag, 0)
+    check_series(signal, "the signal", signal.index, positive=True)
+    if len(signal) < window + lag:
+        raise ValueError(
+            f"the signal has {len(signal)} days, {window + lag} are needed"
+        )
+    above = signal > signal.rolling(window).mean()
+    return above.shift(lag)[window - 1 + lag :].astype(bool)
 
 
 def moving_average_switch(
@@ -425,31 +425,19 @@ def moving_average_switch(
     """Hold the first ticker while `signal` stands above its moving average, else the second (cash, if there is none).
 
     Args:
-        signal: closes of an index, with at least `window` + `lag` days before the first of `prices`.
+        signal: closes of an index, on the days of `prices` and at least `window` + `lag` before the first.
         lag: trading days between the signal's close and the trade. 1: yesterday's close. 0 looks ahead, and is there
             to show what that does.
     Raises:
-        ValueError: more than two tickers, a window or lag out of range, or a signal that starts too late or has gaps.
+        ValueError: as `above_average` and `switch`.
     """
-    if window < 1 or lag < 0:
+    hold = above_average(signal, window, lag)
+    if hold.index[0] > prices.index[0]:
         raise ValueError(
-            f"window = {window} must be positive and lag = {lag} not negative"
+            f"the signal has no {window} closes up to {lag} days before {prices.index[0]:%Y-%m-%d}"
         )
-    above = above_average(signal, window).shift(lag)
-    known = signal.rolling(window).count().shift(lag).reindex(prices.index)
-    if not (known == window).all():
-        day = prices.index[~(known == window)][0]
-        raise ValueError(
-            f"the signal has no {window} closes up to {lag} days before {day:%Y-%m-%d}"
-        )
-    return switch(
-        prices, above.reindex(prices.index).astype(bool), contributions, cost, at, tax
-    )
-
-
-def above_average(signal: pd.Series, window: int) -> pd.Series:
-    """Whether each of `signal` stands above the mean of the last `window`, itself included; false while there are fewer."""
-    return signal > signal.rolling(window).mean()
+    check_series(hold, "the signal", prices.index, before=True)
+    return switch(prices, hold[prices.index], contributions, cost, at, tax)
 
 
 def switch(
@@ -460,130 +448,18 @@ def switch(
     at: str = "open",
     tax: Tax | None = None,
 ) -> Run:
-    """Hold the first ticker on days when `hold` is true, else the second (cash, if there is none)."""
+    """Hold the first ticker on days when `hold` is true, else the second (cash, if there is none).
+
+    Raises:
+        ValueError: more than two tickers, or a `hold` that is not True or False on each day of `prices`.
+    """
     tickers = list(prices["close"].columns)
     if len(tickers) > 2:
         raise ValueError(f"at most two tickers, got {', '.join(tickers)}")
+    if hold.dtype != bool:
+        raise ValueError(f"hold must be True or False on each day, got {hold.dtype}")
+    check_series(hold, "hold", prices.index)
     weights = np.stack([hold, ~hold], axis=1)[:, : len(tickers)].astype(float)
     schedule = pd.DataFrame(weights, prices.index, tickers)
-    turns = (hold != hold.shift()).to_numpy()
+    turns = np.r_[True, hold.to_numpy()[1:] != hold.to_numpy()[:-1]]
     return follow(prices, schedule[turns], contributions, cost, at, tax)
-
-
-# --- Measures ----------------------------------------------------------------------------------------------------
-
-
-def unit_value(
-    values: pd.Series, flows: pd.Series | None = None, before: pd.Series | None = None
-) -> pd.Series:
-    """What one dollar that is in from the start becomes: growth with the effect of flows taken out (time-weighted).
-
-    Args:
-        values: at the close.
-        flows: paid in on a day, before its close; all on the first unless given.
-        before: the value just before the day's flow; the close before unless given.
-    Raises:
-        ValueError: nothing is in on the first day, or a value is negative or missing.
-    """
-    if not (np.isfinite(values) & (values >= 0)).all():
-        raise ValueError("values must be finite and not negative")
-    last = values.shift()
-    if flows is None:
-        flows = pd.Series([values.iloc[0]], values.index[:1])
-    flows = flows.reindex(values.index, fill_value=0.0)
-    before = last if before is None else before
-    growth = before / last * values / (before + flows)
-    growth.iloc[0] = values.iloc[0] / flows.iloc[0] if flows.iloc[0] else np.nan
-    if not np.isfinite(growth).all():
-        day = growth.index[~np.isfinite(growth)][0]
-        raise ValueError(
-            f"the account is empty on {day:%Y-%m-%d}; it has no growth there"
-        )
-    return growth.cumprod()
-
-
-def drawdown(values: pd.Series) -> pd.Series:
-    """By how much each value is below the highest before it, as a fraction: 0 at a peak, −0.5 at half of it."""
-    return values / values.cummax() - 1
-
-
-def money_weighted(values: pd.Series, flows: pd.Series) -> float:
-    """The yearly rate at which the flows, each growing from its day on, become the last value (internal rate of return).
-
-    Unique when all flows are payments in.
-
-    Raises:
-        ValueError: no payment in, or none before the last day.
-    """
-    flows = flows[flows != 0]
-    years = (values.index[-1] - flows.index).days.to_numpy() / YEAR
-    if not len(flows) or flows.iloc[0] <= 0 or years.max() == 0:
-        raise ValueError("a rate needs money that was paid in before the last day")
-    paid, last = flows.to_numpy(), values.iloc[-1]
-    if last <= 0:
-        return -1.0
-
-    def excess(log_rate: float) -> float:
-        return float((paid * np.exp(log_rate * years)).sum() - last)
-
-    bound = 1.0
-    while excess(-bound) > 0 or excess(bound) < 0:
-        bound *= 2
-        if bound > 1e3:
-            raise ValueError("no yearly rate explains these flows and this value")
-    return math.expm1(brentq(excess, -bound, bound, xtol=1e-12))
-
-
-def metrics(
-    values: pd.Series,
-    flows: pd.Series | None = None,
-    before: pd.Series | None = None,
-    rate: float | pd.Series = 0.0,
-) -> dict:
-    """The usual measures of an account, of the growth of a dollar in it unless it says otherwise.
-
-    Args:
-        values, flows, before: as in `unit_value`.
-        rate: yearly riskless rate that the two ratios are over.
-    Returns:
-        "final" (dollars), "invested" (dollars), "cagr", "money_weighted" (yearly rates), "volatility" (yearly),
-        "sharpe", "sortino" (yearly; Sortino's deviation is the root mean square of the shortfalls below `rate`, over
-        all days), "max_drawdown" (positive), "peak", "trough", "recovered" (days; None where not yet), "worst_year"
-        (of calendar years, a broken first or last one counting as it is) and "worst_year_when".
-    Raises:
-        ValueError: as `unit_value`.
-    """
-    if flows is None:
-        flows = pd.Series([values.iloc[0]], values.index[:1])
-    unit = unit_value(values, flows, before)
-    daily = unit / unit.shift(fill_value=1.0) - 1
-    excess = daily - rate / DAYS
-    shortfall = math.sqrt((np.minimum(excess, 0) ** 2).mean())
-    years = (values.index[-1] - values.index[0]).days / YEAR
-    fall = drawdown(unit)
-    trough = fall.idxmin()
-    peak = unit.loc[:trough].idxmax()
-    after = unit.loc[trough:]
-    back = after.index[after >= unit[peak]]
-    ends = unit.groupby(unit.index.year).last()
-    by_year = ends / ends.shift(fill_value=1.0) - 1
-    deviation = excess.std()
-    return {
-        "final": float(values.iloc[-1]),
-        "invested": float(flows.sum()),
-        "cagr": float(unit.iloc[-1] ** (1 / years) - 1) if years else math.nan,
-        "money_weighted": money_weighted(values, flows),
-        "volatility": float(daily.std() * math.sqrt(DAYS)),
-        "sharpe": _ratio(excess.mean(), deviation),
-        "sortino": _ratio(excess.mean(), shortfall),
-        "max_drawdown": float(-fall.min()),
-        "peak": peak,
-        "trough": trough,
-        "recovered": back[0] if len(back) and fall.min() < 0 else None,
-        "worst_year": float(by_year.min()),
-        "worst_year_when": int(by_year.idxmin()),
-    }
-
-
-def _ratio(mean: float, deviation: float) -> float:
-    return float(mean / deviation * math.sqrt(DAYS)) if deviation > 0 else math.nan

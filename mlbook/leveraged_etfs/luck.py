@@ -1,4 +1,4 @@
-"""What luck alone does: resampled histories, and the best of many worthless strategies."""
+"""What luck alone does: the best of many worthless strategies, and how sure one may be of a Sharpe ratio."""
 
 import math
 from collections.abc import Iterable
@@ -7,53 +7,7 @@ import numpy as np
 from scipy.stats import norm
 
 
-def stationary_bootstrap(
-    n: int,
-    paths: int,
-    block: float,
-    rng: np.random.Generator,
-    length: int | None = None,
-) -> np.ndarray:
-    """Days of resampled histories: (length, paths) numbers of days in 0 … n − 1 (Politis and Romano 1994).
-
-    A path walks through history day by day, around its end to its beginning, and jumps to a random day with
-    probability 1/block.
-
-    Raises:
-        ValueError: `block` below 1.
-    """
-    if not block >= 1:
-        raise ValueError(f"block is a mean number of days, at least 1, got {block}")
-    length = length or n
-    jumps = rng.random((length, paths)) < 1 / block
-    jumps[0] = True
-    since = np.arange(length)[:, None]
-    start = np.maximum.accumulate(np.where(jumps, since, 0), axis=0)
-    landed = rng.integers(n, size=(length, paths))
-    return (np.take_along_axis(landed, start, axis=0) + since - start) % n
-
-
-def grow(returns: np.ndarray, weights, every: int) -> np.ndarray:
-    """Values of a dollar held in `weights`, brought back to them every `every` days.
-
-    Args:
-        returns: (days, paths, assets), daily.
-        weights: (assets,), or (paths, assets); what is missing to 1 is cash without interest.
-    Returns:
-        (days, paths).
-    """
-    weights = np.asarray(weights)
-    days, paths, _ = returns.shape
-    values, level = np.empty((days, paths)), np.ones(paths)
-    cash = 1 - weights.sum(axis=-1)
-    for first in range(0, days, every):
-        held = np.cumprod(1 + returns[first : first + every], axis=0) * weights
-        values[first : first + every] = level * (held.sum(axis=-1) + cash)
-        level = values[min(first + every, days) - 1]
-    return values
-
-
-def expected_max_sharpe(trials: int, spread: float) -> float:
+def expected_max_sharpe(trials: float, spread: float) -> float:
     """The largest of `trials` Sharpe ratios to expect where none is better than zero and they scatter by `spread`
     (Bailey and López de Prado 2014, equation 1).
 
@@ -73,8 +27,16 @@ def expected_max_sharpe(trials: int, spread: float) -> float:
 
 def probabilistic_sharpe(returns: np.ndarray, benchmark: float = 0.0) -> float:
     """Probability that the true Sharpe ratio a day exceeds `benchmark` (a day, too), given length, skew and tails of
-    `returns` (Bailey and López de Prado 2012, equation 11)."""
+    `returns` (Bailey and López de Prado 2012, equation 11).
+
+    Raises:
+        ValueError: fewer than three returns, or returns that are missing or all the same.
+    """
     r = np.asarray(returns, float)
+    if len(r) < 3 or not np.isfinite(r).all() or not r.std():
+        raise ValueError(
+            "a Sharpe ratio needs three returns, finite and not all the same"
+        )
     z = (r - r.mean()) / r.std()
     skew, kurtosis = (z**3).mean(), (z**4).mean()
     sharpe = r.mean() / r.std(ddof=1)
@@ -93,7 +55,5 @@ def deflated_sharpe(returns: np.ndarray, trials: Iterable[float]) -> float:
         ValueError: fewer than two trials.
     """
     trials = np.asarray(list(trials), float)
-    best = expected_max_sharpe(
-        len(trials), float(trials.std(ddof=1)) if len(trials) > 1 else 0.0
-    )
-    return probabilistic_sharpe(returns, best)
+    spread = float(trials.std(ddof=1)) if len(trials) > 1 else 0.0
+    return probabilistic_sharpe(returns, expected_max_sharpe(len(trials), spread))

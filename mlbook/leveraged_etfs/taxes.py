@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+SOLD = 1e-9  # of a lot: what is left of it is a rounding
+
 
 @dataclass(frozen=True)
 class Tax:
@@ -40,11 +42,20 @@ class Tax:
 
 
 @dataclass
+class Lot:
+    """Units of one purchase that are still held, and what each cost."""
+
+    day: pd.Timestamp
+    units: float
+    basis: float
+
+
+@dataclass
 class Lots:
     """What was bought when and for how much, and the gains realised since the last settlement."""
 
     tax: Tax
-    open: dict[str, list[list]] = field(default_factory=dict)  # [day, units, price]
+    open: dict[str, list[Lot]] = field(default_factory=dict)
     short: float = 0.0
     long: float = 0.0
 
@@ -58,31 +69,32 @@ class Lots:
         """
         lots = self.open.setdefault(ticker, [])
         if units > 0:
-            lots.append([day, units, price + cost / units])
+            lots.append(Lot(day, units, price + cost / units))
             return
         price -= cost / -units
-        a_year_ago = day - pd.DateOffset(years=1)
+        a_year_ago = day - pd.DateOffset(years=1)  # held for more than a year: long
         if self.tax.lots == "best":
             lots.sort(
                 key=lambda lot: (
-                    (price - lot[2])
-                    * (self.tax.long if lot[0] < a_year_ago else self.tax.short)
+                    (price - lot.basis)
+                    * (self.tax.long if lot.day < a_year_ago else self.tax.short)
                 )
             )
         left = -units
         while lots and left > 0:
-            bought, amount, basis = lots[0]
-            sold = min(amount, left)
-            gain = sold * (price - basis)
-            if bought < a_year_ago:  # held for more than a year
+            lot = lots[0]
+            sold = min(lot.units, left)
+            gain = sold * (price - lot.basis)
+            if lot.day < a_year_ago:
                 self.long += gain
             else:
                 self.short += gain
             left -= sold
-            lots[0][1] -= sold
-            if lots[0][1] <= 1e-9 * amount:
+            if lot.units - sold <= SOLD * lot.units:
                 lots.pop(0)
-        if left > 1e-6 * -units:
+            else:
+                lot.units -= sold
+        if left > 1e3 * SOLD * -units:
             raise ValueError(
                 f"{-units:g} of {ticker} sold on {day:%Y-%m-%d}, {left:g} more than held"
             )
@@ -106,8 +118,10 @@ def after_tax(trades: pd.DataFrame, tax: Tax) -> pd.DataFrame:
     Returns:
         by year: "short" and "long" (net gains of that year, with losses carried in), "tax".
     Raises:
-        ValueError: more is sold than was bought.
+        ValueError: more is sold than was bought, or the trades are not in the order of their days.
     """
+    if not trades.day.is_monotonic_increasing:
+        raise ValueError("the trades are not in the order of their days")
     lots, rows = Lots(tax), {}
     for year, group in trades.groupby(trades.day.dt.year, sort=True):
         for row in group.itertuples(index=False):

@@ -1,0 +1,154 @@
+"""What an account did: to a dollar in it from the start, and to the dollars that were paid in."""
+
+import math
+import warnings
+
+import numpy as np
+import pandas as pd
+import pyxirr
+
+from mlbook.leveraged_etfs.borders import check_series
+
+YEAR = 365.25  # calendar days in a year
+CENT = 0.01
+
+
+def unit_value(
+    values: pd.Series, flows: pd.Series, before: pd.Series | None = None
+) -> pd.Series:
+    """What one dollar that is in from the start becomes: growth with the effect of flows taken out (time-weighted).
+
+    While nothing is in the account it stays what it was; once everything was lost it is 0.
+
+    Args:
+        values: at the close.
+        flows: paid in (negative: taken out) on a day, before its close.
+        before: the value just before the day's flow; the close before unless given.
+    Raises:
+        ValueError: nothing is paid in on the first day, a value is negative or missing, or flows are on other days.
+    """
+    check_series(values, "a value", values.index)
+    check_series(flows, "a flow", values.index, some=True)
+    if (values < 0).any():
+        raise ValueError(f"values must not be negative, got {values.min()}")
+    paid = flows.reindex(values.index, fill_value=0.0).to_numpy(float)
+    if not paid[0] > 0:
+        raise ValueError(
+            f"nothing is paid in on the first day, {values.index[0]:%Y-%m-%d}"
+        )
+    last = np.r_[0.0, values.to_numpy(float)[:-1]]
+    reached = last if before is None else before.to_numpy(float)
+    held = reached + paid
+    # An account that is empty, but for less than a cent, changes by nothing; what is lost is lost
+    until = np.divide(reached, last, out=np.ones_like(last), where=last >= CENT)
+    since = np.divide(values, held, out=np.ones_like(last), where=held >= CENT)
+    return pd.Series(np.cumprod(until * since), values.index)
+
+
+def drawdown(values: pd.Series) -> pd.Series:
+    """By how much each value is below the highest before it, as a fraction: 0 at a peak, −0.5 at half of it."""
+    return values / values.cummax() - 1
+
+
+def money_weighted(values: pd.Series, flows: pd.Series) -> float:
+    """The yearly rate at which the flows, each growing from its day on, become the last value (internal rate of return).
+
+    Computed by pyxirr, with years of 365.25 days. Unique when all flows are payments in; where money was also taken
+    out there can be several such rates, and a warning names them.
+
+    Raises:
+        ValueError: no money was paid in before the last day, or no rate explains the flows and the value.
+    """
+    check_series(flows, "a flow", values.index, some=True)
+    end, last = values.index[-1], float(values.iloc[-1])
+    flows = flows[flows != 0]
+    if not (flows[flows.index < end] > 0).any():
+        raise ValueError("a rate needs money that was paid in before the last day")
+    if last <= 0 and (flows > 0).all():
+        return -1.0
+    days, amounts = [*flows.index.date, end.date()], [*-flows, last]
+    years = (end - flows.index).days.to_numpy() / YEAR
+    if (np.diff(np.sign(np.r_[flows.to_numpy(), -last])) != 0).sum() > 1:
+        tried = np.linspace(-5, 5, 2001)  # logarithms of rates from −99.3 % to 14,700 %
+        excess = np.exp(np.outer(tried, years)) @ flows.to_numpy() - last
+        found = np.flatnonzero(np.diff(np.sign(excess)))
+        if len(found) > 1:
+            rates = ", ".join(f"{math.expm1(tried[i]):.1%}" for i in found)
+            warnings.warn(
+                f"more than one rate solves these flows, near {rates}", stacklevel=2
+            )
+    rate = pyxirr.xirr(days, amounts, day_count="ACT/365.25", silent=True)
+    if rate is None or not math.isfinite(rate):
+        raise ValueError("no yearly rate explains these flows and this value")
+    return float(rate)
+
+
+def metrics(
+    unit: pd.Series, rate: float | pd.Series = 0.0, start: float | None = None
+) -> dict:
+    """The usual measures of a price, or of the unit of an account; never of a balance into which money flows.
+
+    Years are counted by the calendar, and periods a year by the index, so that monthly values are measured as well.
+
+    Args:
+        unit: by day, week or month.
+        rate: yearly riskless rate that the two ratios are over.
+        start: the value before the first, 1 for the unit of an account, whose first day then counts; the first itself
+            unless given.
+    Returns:
+        "cagr", "volatility" (yearly), "sharpe", "sortino" (yearly; Sortino's deviation is the root mean square of the
+        shortfalls below `rate`, over all periods), "max_drawdown" (positive), "peak", "trough", "recovered" (days;
+        None where not yet, or where there was no fall), "ulcer" (root mean square of the drawdowns, Martin and McCann
+        1989), "calmar" (cagr over drawdown), "worst_year" (of calendar years, a broken first or last one counting as
+        it is) and "worst_year_when". What cannot be said of so few values, or of none that move, is NaN.
+    Raises:
+        ValueError: days out of order, or values that are missing or negative.
+    """
+    check_series(unit, "a value", unit.index)
+    start = float(unit.iloc[0]) if start is None else start
+    if (unit < 0).any() or not start > 0:
+        raise ValueError("values must not be negative, nor the first be 0")
+    days, u = unit.index, unit.to_numpy(float)
+    last = np.r_[start, u[:-1]]
+    moves = np.divide(u, last, out=np.ones_like(u), where=last > 0) - 1
+    if u[0] == start:  # a price has no return on its first day
+        moves = moves[1:]
+    years = (days[-1] - days[0]).days / YEAR
+    per_year = (len(u) - 1) / years if years else math.nan
+    if isinstance(rate, pd.Series):
+        rate = rate.reindex(days).to_numpy(float)[len(u) - len(moves) :]
+        if not np.isfinite(rate).all():
+            raise ValueError("the riskless rate is missing on some day of the values")
+    excess = moves - rate / per_year
+    peaks = np.maximum(np.maximum.accumulate(u), start)
+    fall = 1 - u / peaks
+    trough = int(fall.argmax())
+    back = np.flatnonzero(u[trough:] >= peaks[trough])
+    ends = unit.groupby(days.year).last()
+    by_year = ends / ends.shift(fill_value=start).where(lambda x: x > 0) - 1
+    few = len(moves) < 2
+    deviation = math.nan if few else excess.std(ddof=1)
+    shortfall = math.nan if few else math.sqrt((np.minimum(excess, 0) ** 2).mean())
+    cagr = (u[-1] / start) ** (1 / years) - 1 if years else math.nan
+
+    def ratio(over, under):
+        return float(over / under) if under > 0 else math.nan
+
+    return {
+        "cagr": float(cagr),
+        "volatility": math.nan if few else float(moves.std(ddof=1) * per_year**0.5),
+        "sharpe": ratio(excess.mean() * per_year**0.5, deviation)
+        if not few
+        else math.nan,
+        "sortino": ratio(excess.mean() * per_year**0.5, shortfall)
+        if not few
+        else math.nan,
+        "max_drawdown": float(fall.max()),
+        "peak": days[u[: trough + 1].argmax()],
+        "trough": days[trough],
+        "recovered": days[trough + back[0]] if len(back) and fall.max() > 0 else None,
+        "ulcer": float(np.sqrt((fall**2).mean())),
+        "calmar": ratio(cagr, fall.max()),
+        "worst_year": float(by_year.min()),
+        "worst_year_when": int(by_year.idxmin()),
+    }

@@ -1,0 +1,263 @@
+"""Where daily prices are found: a folder of files, the last download, Yahoo. Each gives what it has, as it is."""
+
+import hashlib
+import logging
+import os
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+ORDER = ("folder", "cache", "yfinance")
+ZONE, CLOSE = "America/New_York", "16:00"  # of the exchange, where nobody says
+DELAY = pd.Timedelta(minutes=30)  # until the close of a session is published
+COLUMNS = {  # as Yahoo, yfinance and their copies write them, without blanks and case
+    "open": "Open",
+    "close": "Close",
+    "adjclose": "AdjClose",
+    "adjustedclose": "AdjClose",
+}
+DATES = ("%Y-%m-%d", "%Y/%m/%d", "%b %d, %Y", "%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y")
+# Files of indices that are named without their caret; no fund may be read from them.
+INDEX_FILES = ("GSPC", "IXIC", "NDX")
+
+
+class PricesUnavailable(OSError):
+    """No source has the prices that were asked for; the message says what each of them answered."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A series as its source has it: Open, Close and AdjClose by day, unchecked, and when and where it was taken."""
+
+    raw: pd.DataFrame
+    source: str
+    file: Path
+    made: pd.Timestamp  # in UTC
+    zone: str = ZONE
+    close: str = CLOSE
+    new: bool = False
+
+    def last_over(self, now: pd.Timestamp | None = None) -> pd.Timestamp:
+        """The last day whose session was over, and published, at `now` (when the series was taken, unless given)."""
+        local = ((now or self.made) - DELAY).tz_convert(self.zone)
+        day = local.tz_localize(None).normalize()
+        over = local.tz_localize(None) >= day + pd.Timedelta(f"{self.close}:00")
+        return day if over else day - pd.Timedelta(days=1)
+
+
+def find(ticker: str, end, source: str, folder, cache: Path) -> Found:
+    """The first of the sources that has `ticker`; a download that misses a session before `end` is renewed if it can be.
+
+    Raises:
+        PricesUnavailable: none has it.
+        ValueError: a file cannot be read as prices.
+    """
+    answers = []
+    for name in ORDER if source == "auto" else (source,):
+        try:
+            if name == "folder":
+                return from_folder(ticker, folder)
+            if name == "cache":
+                return from_cache(ticker, cache, end if source == "auto" else None)
+            return from_yahoo(ticker, cache)
+        except PricesUnavailable as error:
+            answers.append(f"{name}: {error}")
+    if source == "auto":  # old prices are better than none
+        try:
+            return from_cache(ticker, cache, None)
+        except PricesUnavailable:
+            pass
+    raise PricesUnavailable(f"no prices of {ticker}. " + "; ".join(answers))
+
+
+def from_folder(ticker: str, folder) -> Found:
+    """`TQQQ.csv` in `folder`; an index is "^NDX.csv", or, of the three of this chapter, also "NDX.csv"."""
+    if not folder:
+        raise PricesUnavailable("MLBOOK_PRICES is not set")
+    names = [] if ticker in INDEX_FILES else [f"{_checked(ticker)}.csv"]
+    if ticker.removeprefix("^") in INDEX_FILES and ticker.startswith("^"):
+        names.append(f"{ticker[1:]}.csv")
+    there = {path.name: path for path in Path(folder).glob("*.csv")}
+    for name in names:
+        if name in there:
+            path = there[name]
+            made = pd.Timestamp(path.stat().st_mtime, unit="s", tz="UTC")
+            raw = tidy(read_csv(path), ticker)
+            return Found(raw, f"{name} in MLBOOK_PRICES", path, made)
+    listed = ", ".join(sorted(there)) or "no CSV files"
+    raise PricesUnavailable(f"no file of {ticker} in {folder}, which has {listed}")
+
+
+def from_cache(ticker: str, cache: Path, end: pd.Timestamp | None) -> Found:
+    """The last download. If `end` is given, not None, no session before it may have closed since."""
+    path = cache / f"{_checked(ticker)}.parquet"
+    try:
+        raw = pd.read_parquet(path)
+        found = Found(
+            raw,
+            f"yfinance, {raw.attrs['made'][:10]}, from the cache",
+            path,
+            pd.Timestamp(raw.attrs["made"]),
+            raw.attrs["zone"],
+            raw.attrs["close"],
+        )
+        whole = raw.attrs["digest"] == digest(raw)
+    except FileNotFoundError as error:
+        raise PricesUnavailable(f"nothing in {cache}") from error
+    except (OSError, KeyError, ValueError) as error:
+        raise PricesUnavailable(f"{path} is damaged: {error}") from error
+    if not whole:
+        raise PricesUnavailable(f"{path} is damaged: not the digest it was saved with")
+    if end is not None:
+        now = found.last_over(pd.Timestamp.now("UTC"))
+        needed = pd.offsets.BDay().rollback(min(now, end - pd.Timedelta(days=1)))
+        if found.last_over() < needed:
+            raise PricesUnavailable(f"the last download is of {found.made:%Y-%m-%d}")
+    return found
+
+
+def from_yahoo(ticker: str, cache: Path, tries: int = 3) -> Found:
+    """Everything that Yahoo has. It is not kept before it has been checked: see `keep`."""
+    path = cache / f"{_checked(ticker)}.parquet"
+    try:
+        import yfinance
+    except ModuleNotFoundError as error:
+        raise PricesUnavailable("yfinance is not installed") from error
+    logging.getLogger("yfinance").setLevel(logging.CRITICAL)  # what it says is raised
+    made = pd.Timestamp.now("UTC")
+    for wait in [*(2.0**i for i in range(1, tries)), None]:
+        try:
+            fund = yfinance.Ticker(ticker)
+            raw = fund.history(period="max", auto_adjust=False, actions=False)
+            break
+        except Exception as error:  # of yfinance, curl or the parser: no common base
+            limited = "RateLimit" in type(error).__name__
+            if limited and wait:
+                time.sleep(wait)
+                continue
+            why = (
+                f"Yahoo refuses more requests just now ({tries} tries); wait some minutes"
+                if limited
+                else f"Yahoo does not answer, or does not know it: {type(error).__name__}: {error}"
+            )
+            raise PricesUnavailable(why) from error
+    if raw is None or raw.empty:
+        raise PricesUnavailable(
+            "Yahoo gives nothing under this name (without a connection, too)"
+        )
+    zone = str(getattr(raw.index, "tz", None) or ZONE)
+    try:
+        regular = fund.history_metadata["currentTradingPeriod"]["regular"]["end"]
+        close = f"{regular.tz_convert(zone):%H:%M}"
+    except (AttributeError, KeyError, TypeError):
+        close = CLOSE
+    raw = tidy(raw, ticker)
+    return Found(raw, f"yfinance, {made:%Y-%m-%d}", path, made, zone, close, new=True)
+
+
+def keep(found: Found) -> None:
+    """Save a download, with its digest and when and where it was made, in place of the one before."""
+    raw = found.raw.copy()
+    raw.attrs = {
+        "digest": digest(raw),
+        "made": found.made.isoformat(),
+        "zone": found.zone,
+        "close": found.close,
+    }
+    found.file.parent.mkdir(parents=True, exist_ok=True)
+    part = found.file.with_suffix(f".{os.getpid()}.part")
+    raw.to_parquet(part)
+    os.replace(part, found.file)
+
+
+def digest(raw: pd.DataFrame) -> str:
+    """SHA-256 of a series' dates and prices."""
+    values = np.ascontiguousarray(raw[["Open", "Close", "AdjClose"]].to_numpy(float))
+    days = raw.index.to_numpy().astype("datetime64[D]").astype(np.int64)
+    return hashlib.sha256(days.tobytes() + values.tobytes()).hexdigest()
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """A table as Yahoo, yfinance or a spreadsheet wrote it, the days as they stand in its first column."""
+    with path.open(encoding="utf-8-sig") as file:
+        first = file.readline()
+    how = {"sep": ";", "decimal": ","} if ";" in first else {"thousands": ","}
+    table = pd.read_csv(path, encoding="utf-8-sig", dtype={0: str}, **how)
+    if list(table.iloc[:2, 0]) == ["Ticker", "Date"]:  # the three headings of yfinance
+        table = table.iloc[2:]
+    return table.set_index(table.columns[0])
+
+
+def tidy(table: pd.DataFrame, ticker: str) -> pd.DataFrame:
+    """Open, Close and AdjClose as numbers by day, in order, with days that stand twice; nothing else is judged here.
+
+    Raises:
+        ValueError: a column is missing, or a date cannot be read.
+    """
+    flat = table.columns.get_level_values(0).astype(str)
+    names = [COLUMNS.get(re.sub(r"[\s_*]", "", name).lower()) for name in flat]
+    columns = {n: table.iloc[:, i] for i, n in enumerate(names) if n}
+    if "AdjClose" not in columns and "Close" in columns and ticker.startswith("^"):
+        columns["AdjClose"] = columns["Close"]  # an index pays no dividends
+    missing = {"Open", "Close", "AdjClose"} - set(columns)
+    if missing:
+        raise ValueError(
+            f"{ticker} lacks the columns {', '.join(sorted(missing))}; it has {', '.join(flat)} "
+            "(yfinance gives the adjusted close if asked with auto_adjust=False)"
+        )
+    raw = pd.DataFrame(
+        {
+            n: pd.to_numeric(columns[n], errors="coerce")
+            for n in ("Open", "Close", "AdjClose")
+        }
+    ).astype(float)
+    raw.index = _days(table.index, ticker)
+    return raw.sort_index(kind="stable")
+
+
+def _days(index: pd.Index, ticker: str) -> pd.DatetimeIndex:
+    """Dates of any of the usual forms, as days without zone.
+
+    Raises:
+        ValueError: one cannot be read, or day and month cannot be told apart.
+    """
+    if isinstance(index, pd.DatetimeIndex):
+        days = index.tz_localize(None).normalize()
+        if days.hasnans:
+            raise ValueError(
+                f"{ticker}: the date of row {days.isna().argmax()} is missing"
+            )
+        return days.rename("Date")
+    texts = pd.Index(index).astype(str).str.strip()
+    iso = texts.str.match(r"\d{4}-\d\d-\d\d")
+    texts = texts.where(~iso, texts.str[:10])  # without its hour and zone
+    if texts.str.fullmatch(r"\d{5}(\.0)?").all():  # a spreadsheet's count of days
+        return pd.to_datetime(
+            texts.astype(float), unit="D", origin="1899-12-30"
+        ).rename("Date")
+    read = {form: pd.to_datetime(texts, format=form, errors="coerce") for form in DATES}
+    whole = [days for days in read.values() if not days.hasnans]
+    if not whole:
+        best = min(read.values(), key=lambda days: days.isna().sum())
+        raise ValueError(
+            f"{ticker}: {texts[best.isna()][0]!r} is not a date that can be read"
+        )
+    if (
+        len(whole) > 1
+    ):  # day and month can change places: markets are closed at weekends
+        whole = [days for days in whole if (days.weekday < 5).all()]
+    if len(whole) != 1:
+        raise ValueError(
+            f"{ticker}: day and month cannot be told apart in {texts[0]!r}; write year-month-day"
+        )
+    return whole[0].rename("Date")
+
+
+def _checked(ticker: str) -> str:
+    if not re.fullmatch(r"\^?[A-Z0-9][A-Z0-9.=-]*", ticker):
+        raise ValueError(f"{ticker!r} is not a ticker as Yahoo writes it, in capitals")
+    return ticker

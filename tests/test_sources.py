@@ -1,0 +1,603 @@
+"""Where prices are found: files of any usual form, what Yahoo sends on a bad day, and what is kept of it."""
+
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mlbook.leveraged_etfs import sources
+from mlbook.leveraged_etfs.prices import (
+    PricesUnavailable,
+    load_prices,
+    load_what_is_there,
+)
+
+NEW_YORK = "America/New_York"
+
+
+def history(days, seed=0, first=100.0, dividends=0.9):
+    """A series as yfinance gives it that was asked for unadjusted prices."""
+    moves = np.random.default_rng(seed).normal(0, 0.01, (2, len(days)))
+    close = first * np.exp(np.cumsum(moves[0]))
+    opened = close * np.exp(moves[1] / 3)
+    table = {
+        "Open": opened,
+        "High": np.maximum(opened, close) * 1.001,
+        "Low": np.minimum(opened, close) * 0.999,
+        "Close": close,
+        "Adj Close": close * dividends,
+        "Volume": 1_000_000,
+    }
+    return pd.DataFrame(table, days.rename("Date"))
+
+
+class Yahoo:
+    """Stands in for yfinance, and for the clock: gives what Yahoo has at `now`, today's unfinished row with it."""
+
+    def __init__(self, monkeypatch, now, **series):
+        import yfinance
+
+        self.at(now)
+        self.series, self.asked, self.waited = series, [], []
+        self.zone, self.closes = NEW_YORK, "16:00"
+        monkeypatch.setattr(yfinance, "Ticker", self._ticker)
+        monkeypatch.setattr(
+            pd.Timestamp, "now", lambda tz=None: self.now.tz_convert(tz)
+        )
+        monkeypatch.setattr(sources.time, "sleep", self.waited.append)
+
+    def at(self, now, zone=NEW_YORK):
+        self.now = pd.Timestamp(now, tz=zone)
+
+    def _ticker(self, name):
+        self.name = name
+        return self
+
+    def history(self, period, auto_adjust, actions):
+        assert (period, auto_adjust, actions) == ("max", False, False)
+        self.asked.append(self.name)
+        answer = self.series.get(self.name, pd.DataFrame())
+        if isinstance(answer, list):  # one for each time
+            answer = answer.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        if answer.empty:
+            return answer
+        answer = answer.tz_localize(self.zone)
+        answer = answer[answer.index <= self.now]
+        if answer.index[-1] == self._today() and self.now < self._end():
+            answer.iloc[-1, :5] *= 0.95  # the price of the moment
+        return answer
+
+    @property
+    def history_metadata(self):
+        start = self._today() + pd.Timedelta("9:30:00")
+        regular = {"start": start, "end": self._end()}
+        return {"currentTradingPeriod": {"regular": regular}}
+
+    def _today(self):
+        return self.now.tz_convert(self.zone).normalize()
+
+    def _end(self):
+        return self._today() + pd.Timedelta(f"{self.closes}:00")
+
+
+SPRING = pd.bdate_range("2024-01-02", "2024-04-30")  # summer time began on March 10th
+
+
+@pytest.fixture
+def yahoo(tmp_path, monkeypatch):
+    """On Thursday, March 14th 2024, at noon in New York."""
+    monkeypatch.delenv("MLBOOK_PRICES", raising=False)
+    monkeypatch.chdir(tmp_path)  # the cache is relative to it
+    return Yahoo(monkeypatch, "2024-03-14 12:00", AAA=history(SPRING))
+
+
+def cached(path="data/prices"):
+    return sorted(os.listdir(path)) if os.path.exists(path) else []
+
+
+# --- Downloads and their clock -------------------------------------------------------------------
+
+
+def test_a_price_of_noon_is_no_close(yahoo):
+    noon = load_prices("AAA", end="2024-04-01")
+    assert noon.index[-1] == pd.Timestamp("2024-03-13")
+    assert noon.attrs["repairs"] == [
+        "AAA: 2024-03-14 left out, its session was not over when the prices were taken"
+    ]
+    right = yahoo.series["AAA"]["Adj Close"]
+    np.testing.assert_allclose(noon["close"]["AAA"], right[:"2024-03-13"])
+
+
+@pytest.mark.parametrize("end", ["2024-04-01", "2024-03-15", None])
+def test_what_was_downloaded_at_noon_is_renewed_in_the_evening(yahoo, end):
+    load_prices("AAA", end=end)
+    yahoo.at("2024-03-14 16:29")
+    assert load_prices("AAA", end=end).index[-1] == pd.Timestamp("2024-03-13")
+    assert len(yahoo.asked) == 1, "the close is not published yet"
+    yahoo.at("2024-03-14 16:31")
+    evening = load_prices("AAA", end=end)
+    assert len(yahoo.asked) == 2 and evening.index[-1] == pd.Timestamp("2024-03-14")
+    right = yahoo.series["AAA"]["Adj Close"]["2024-03-14"]
+    assert evening["close"]["AAA"].iloc[-1] == pytest.approx(right)
+    assert evening.attrs["repairs"] == []
+
+
+def test_an_end_that_lies_behind_is_not_renewed(yahoo):
+    load_prices("AAA", end="2024-03-14")
+    yahoo.at("2025-01-01 12:00")
+    load_prices("AAA", end="2024-03-14")
+    assert len(yahoo.asked) == 1
+    load_prices("AAA", end="2024-03-15")
+    assert len(yahoo.asked) == 2
+
+
+def test_fridays_evening_is_fresh_until_mondays(yahoo):
+    for now, times in (
+        ("2024-03-15 18:00", 1),
+        ("2024-03-17 12:00", 1),  # Sunday
+        ("2024-03-18 15:00", 1),
+        ("2024-03-18 16:31", 2),
+        ("2024-03-19 00:10", 2),
+    ):
+        yahoo.at(now)
+        load_prices("AAA", end="2024-04-01")
+        assert len(yahoo.asked) == times, now
+
+
+def test_a_session_is_over_by_the_clock_of_its_exchange(yahoo):
+    yahoo.zone, yahoo.closes = "Asia/Tokyo", "15:30"
+    for now, last in (
+        ("2024-03-14 01:59", "2024-03-13"),  # 14:59 in Tokyo
+        ("2024-03-14 03:01", "2024-03-14"),  # half an hour after the close
+    ):
+        yahoo.at(now)
+        table = load_prices("AAA", end="2024-04-01")
+        assert table.index[-1] == pd.Timestamp(last)
+        assert table.index.tz is None
+    assert len(yahoo.asked) == 2
+
+
+def test_the_last_day_over():
+    def over(now, zone=NEW_YORK, close="16:00"):
+        made = pd.Timestamp(now, tz=zone).tz_convert("UTC")
+        found = sources.Found(None, "", None, made, zone, close)
+        return f"{found.last_over():%m-%d}"
+
+    assert over("2024-03-14 16:29:59") == "03-13"
+    assert over("2024-03-14 16:30") == over("2024-03-14 23:59") == "03-14"
+    assert over("2024-03-15 00:01") == over("2024-03-15 16:00") == "03-14"
+    assert over("2024-03-14 13:31", close="13:00") == "03-14"
+
+
+def test_a_download_is_one_file_with_its_time_zone_and_digest(yahoo):
+    table = load_prices("AAA")
+    assert cached() == ["AAA.parquet"]
+    kept = pd.read_parquet("data/prices/AAA.parquet")
+    assert kept.attrs == {
+        "made": "2024-03-14T16:00:00+00:00",
+        "zone": NEW_YORK,
+        "close": "16:00",
+        "digest": sources.digest(kept),
+    }
+    source = table.attrs["sources"]["AAA"]
+    assert source == f"yfinance, 2024-03-14, sha256 {kept.attrs['digest'][:8]}"
+    again = load_prices("AAA")
+    pd.testing.assert_frame_equal(table, again, check_freq=False)
+    assert "2024-03-14, from the cache, sha256" in again.attrs["sources"]["AAA"]
+    assert again.attrs["files"]["AAA"].name == "AAA.parquet"
+    yahoo.at("2024-03-14 17:00")
+    load_prices("AAA", source="yfinance")
+    assert cached() == ["AAA.parquet"], "the new one takes the place of the old one"
+
+
+def test_a_refused_download_is_not_kept(yahoo):
+    good = yahoo.series["AAA"]
+    split = good.copy()
+    split.loc["2024-02-01":] /= 2
+    yahoo.series["AAA"] = [split, good]
+    with pytest.raises(ValueError, match="a split that was not adjusted"):
+        load_prices("AAA")
+    assert cached() == []
+    assert len(load_prices("AAA")) == 52 and len(yahoo.asked) == 2
+    assert cached() == ["AAA.parquet"]
+
+
+def test_a_refused_download_does_not_replace_a_good_one(yahoo):
+    load_prices("AAA", end="2024-04-01")
+    good = pd.read_parquet("data/prices/AAA.parquet")
+    broken = yahoo.series["AAA"].assign(Open=0.0)
+    yahoo.series["AAA"] = broken
+    yahoo.at("2024-03-15 17:00")
+    with pytest.raises(ValueError, match="not positive"):
+        load_prices("AAA", end="2024-04-01")
+    pd.testing.assert_frame_equal(pd.read_parquet("data/prices/AAA.parquet"), good)
+
+
+@pytest.mark.parametrize("how", ["a byte", "half", "a price", "no attrs", "columns"])
+def test_a_damaged_cache_is_downloaded_again(yahoo, how):
+    path = load_prices("AAA").attrs["files"]["AAA"]
+    whole, table = path.read_bytes(), pd.read_parquet(path)
+    if how == "a byte":
+        path.write_bytes(b"X" + whole[1:-1])
+    elif how == "half":
+        path.write_bytes(whole[: len(whole) // 2])
+    else:
+        if how == "a price":
+            table.iloc[3, 1] += 0.01
+        elif how == "no attrs":
+            table.attrs = {}
+        else:
+            table = table.drop(columns="Open")
+        table.to_parquet(path)
+    with pytest.raises(PricesUnavailable, match="damaged"):
+        load_prices("AAA", source="cache")
+    assert len(load_prices("AAA")) == 52 and len(yahoo.asked) == 2
+    assert len(load_prices("AAA", source="cache")) == 52
+
+
+def test_old_prices_are_better_than_none_but_not_for_who_asks_for_new_ones(yahoo):
+    load_prices("AAA", end="2024-04-01")
+    yahoo.series["AAA"] = OSError("no route to host")
+    yahoo.at("2024-03-20 17:00")
+    old = load_prices("AAA", end="2024-04-01")
+    assert old.index[-1] == pd.Timestamp("2024-03-13") and len(yahoo.asked) == 2
+    assert len(load_prices("AAA", source="cache")) == len(old)
+    assert len(yahoo.asked) == 2
+    with pytest.raises(PricesUnavailable, match="OSError: no route to host"):
+        load_prices("AAA", source="yfinance")
+
+
+def test_a_rate_limit_is_tried_again_and_then_told(yahoo):
+    from yfinance.exceptions import YFRateLimitError
+
+    limit = YFRateLimitError()
+    yahoo.series["AAA"] = [limit, yahoo.series["AAA"]]
+    yahoo.series["BBB"] = limit
+    assert len(load_prices("AAA")) == 52 and yahoo.waited == [2.0]
+    with pytest.raises(PricesUnavailable, match="refuses more requests"):
+        load_prices("BBB")
+    assert yahoo.asked == ["AAA"] * 2 + ["BBB"] * 3 and yahoo.waited == [2.0, 2.0, 4.0]
+
+
+# --- What Yahoo sends ----------------------------------------------------------------------------
+
+
+def test_the_old_rows_of_an_index_do_not_matter_to_who_asks_for_new_ones(yahoo):
+    days = pd.bdate_range("1927-12-30", "2024-04-30")
+    holiday = (days >= "1933-03-04") & (days <= "1933-03-14")
+    table = history(days[~holiday], dividends=1.0)
+    table.loc["1962-01-02":"1982-04-19", "Open"] = 0.0
+    yahoo.series["^GSPC"] = table
+    since = load_prices("^GSPC", start="1999-01-04")
+    assert since.index[0] == pd.Timestamp("1999-01-04")
+    assert since.index[-1] == pd.Timestamp("2024-03-13")
+    np.testing.assert_allclose(
+        since["open"]["^GSPC"], table.Open["1999-01-04":"2024-03-13"]
+    )
+    with pytest.raises(ValueError, match=r"\^GSPC on 1933-03-15: .* 12 days before"):
+        load_prices("^GSPC")
+    sixties = load_prices("^GSPC", "1961-12-01", "1965-01-01")
+    closed = sixties.loc["1962-01-02":]
+    before = sixties["close"]["^GSPC"].shift()[closed.index]
+    np.testing.assert_allclose(closed["open"]["^GSPC"], before)
+    (told,) = sixties.attrs["repairs"][-1:]
+    assert "783 days without an open" in told and "the last 1964-12-31" in told
+    assert len(yahoo.asked) == 1, "one download has all of them"
+
+
+def test_empty_rows_and_a_day_twice_are_mended_and_told(yahoo):
+    yahoo.at("2024-03-14 17:00")
+    good = yahoo.series["AAA"][:"2024-03-14"]
+    prices = list(good.columns[:5])
+    sent = good.copy()
+    sent.loc[pd.to_datetime(["2024-01-15", "2024-02-19"]), prices] = np.nan
+    again = good.iloc[[-1]].round(2)  # a closing price, and the same again, rounded
+    sent = pd.concat([sent, again])
+    yahoo.series["AAA"] = sent
+    table = load_prices("AAA")
+    assert table.attrs["repairs"] == [
+        "AAA: 2 days without any price left out, the last 2024-02-19",
+        "AAA: 1 days stood twice, the later row is kept, the last 2024-03-14",
+    ]
+    assert len(table) == len(good) - 2
+    assert table["close"]["AAA"].iloc[-1] == again["Adj Close"].iloc[0]
+    nothing = good.iloc[[-1]].assign(**dict.fromkeys(prices, np.nan), Volume=0)
+    nothing.index += pd.Timedelta(days=1)
+    yahoo.series["AAA"] = pd.concat([good, nothing])
+    yahoo.at("2024-03-15 17:00")
+    table = load_prices("AAA", source="yfinance")
+    assert table.index[-1] == good.index[-1]
+    assert "1 days without any price left out" in table.attrs["repairs"][0]
+
+
+def test_an_unknown_ticker_says_what_each_source_answered(yahoo, tmp_path):
+    yahoo.series["AAA"].to_csv(tmp_path / "AAA.csv")
+    with pytest.raises(PricesUnavailable) as error:
+        load_prices("XXX", folder=tmp_path)
+    text = str(error.value)
+    assert "which has AAA.csv" in text and "Yahoo gives nothing" in text
+    with pytest.raises(PricesUnavailable, match="MLBOOK_PRICES is not set"):
+        load_prices("AAA", source="folder")
+    with pytest.raises(PricesUnavailable, match="has no CSV files"):
+        load_prices("AAA", source="folder", folder=tmp_path / "nowhere")
+
+
+def test_the_order_of_sources(yahoo, tmp_path):
+    with pytest.raises(PricesUnavailable, match="nothing in data"):
+        load_prices("AAA", source="cache")
+    assert yahoo.asked == []
+    load_prices("AAA")
+    yahoo.series["AAA"].iloc[:20].to_csv(tmp_path / "AAA.csv")
+    assert len(load_prices("AAA", folder=tmp_path)) == 20  # before the cache
+    assert len(load_prices("AAA", source="cache", folder=tmp_path)) == 52
+    assert len(load_prices("AAA", source="yfinance", folder=tmp_path)) == 52
+    assert len(yahoo.asked) == 2
+
+
+def test_what_is_there_is_loaded_and_the_rest_told(yahoo):
+    bad = history(SPRING, 1)
+    bad.loc["2024-02-01":] *= 3
+    yahoo.series |= {"BAD": bad, "CCC": history(SPRING, 2)}
+    tables, told = load_what_is_there(["AAA", "BAD", "NONE", "CCC"], end="2024-03-14")
+    assert list(tables) == ["AAA", "CCC"]
+    assert list(tables["CCC"]["close"].columns) == ["CCC"]
+    refused, missing = (t for t in told if "left out" not in t)
+    assert refused.startswith("not used: BAD on 2024-02-01")
+    assert missing.startswith("no prices of NONE")
+    assert yahoo.asked == ["AAA", "BAD", "NONE", "CCC"]
+
+
+def test_after_two_failures_in_a_row_yahoo_is_left_alone(yahoo, tmp_path):
+    load_prices("AAA")  # into the cache
+    history(SPRING, 3)[:"2024-03-13"].to_csv(tmp_path / "DDD.csv")
+    yahoo.asked.clear()
+    names = ["X1", "X2", "X3", "AAA", "DDD", "X4", "X5"]
+    tables, told = load_what_is_there(names, end="2024-03-14", folder=tmp_path)
+    assert list(tables) == ["AAA", "DDD"]
+    assert all(
+        any(f"no prices of {x}" in t for t in told) for x in names if x[0] == "X"
+    )
+    assert yahoo.asked == ["X1", "X2"]
+
+
+def test_old_prices_of_a_cache_are_no_answer_of_yahoo(yahoo):
+    names = ["AAA", "BBB", "CCC", "DDD"]
+    yahoo.series |= {n: history(SPRING, 1) for n in names}
+    load_what_is_there(names, end="2024-04-01")
+    yahoo.series = dict.fromkeys(names, OSError("down"))
+    yahoo.at("2024-03-14 17:00")
+    yahoo.asked.clear()
+    tables, _ = load_what_is_there(names, end="2024-04-01")
+    assert list(tables) == names
+    assert yahoo.asked == ["AAA", "BBB"]
+
+
+# --- Files ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Reads a text, or a table, as a file of prices of AAA."""
+
+    def read(text, ticker="AAA", encoding="utf-8"):
+        path = tmp_path / "AAA.csv"
+        path.write_text(text, encoding=encoding)
+        return sources.tidy(sources.read_csv(path), ticker)
+
+    return read
+
+
+def lines(*dates, heading="Date,Open,Close,Adj Close"):
+    """A price a day: its number, 1 to n."""
+    rows = [f"{date},{n}.5,{n},{n}" for n, date in enumerate(dates, 1)]
+    return "\n".join([heading, *rows, ""])
+
+
+THREE = pd.DatetimeIndex(["2020-03-06", "2020-03-09", "2020-03-13"])
+
+
+@pytest.mark.parametrize(
+    ("form", "quoted"),
+    [
+        ("%Y-%m-%d", False),
+        ("%Y/%m/%d", False),
+        ("%b %d, %Y", True),
+        ("%d/%m/%Y", False),
+        ("%m/%d/%Y", False),
+        ("%d.%m.%Y", False),
+        ("%Y-%m-%d 00:00:00", False),
+        ("%Y-%m-%dT09:30:00Z", False),
+    ],
+)
+def test_dates_of_any_usual_form_are_read(read, form, quoted):
+    dates = [f'"{d}"' if quoted else d for d in THREE.strftime(form)]
+    raw = read(lines(*dates))
+    assert list(raw.index) == list(THREE) and raw.Close.tolist() == [1, 2, 3]
+
+
+def test_hours_and_offsets_that_change_with_daylight_saving_are_cut_off(read):
+    raw = read(
+        lines(
+            "2020-03-06 00:00:00-05:00",
+            "2020-03-09 00:00:00-04:00",
+            "2020-03-13 00:00:00-04:00",
+        )
+    )
+    assert list(raw.index) == list(THREE) and raw.index.tz is None
+
+
+def test_days_are_written_without_a_leading_zero(read):
+    raw = read(lines('"Mar 6, 2020"', '"Mar 9, 2020"', '"Mar 13, 2020"'))
+    assert list(raw.index) == list(THREE)
+
+
+def test_day_and_month_are_told_apart_by_weekends(read):
+    days = pd.to_datetime(["2020-03-02", "2020-03-03", "2020-03-04", "2020-03-05"])
+    for form in ("%d/%m/%Y", "%m/%d/%Y"):  # the 3rd of May 2020 was a Sunday
+        assert list(read(lines(*days.strftime(form))).index) == list(days)
+    both = pd.to_datetime(["2020-01-02", "2020-01-03"])  # 1 February: a Saturday
+    assert list(read(lines(*both.strftime("%m/%d/%Y"))).index) == list(both)
+    with pytest.raises(ValueError, match="day and month cannot be told apart"):
+        read(lines("03/04/2020", "06/05/2020"))
+
+
+def test_the_days_of_a_spreadsheet_are_counted_from_1899(read):
+    for texts in (("43896", "43899", "43903"), ("43896.0", "43899.0", "43903.0")):
+        assert list(read(lines(*texts)).index) == list(THREE)
+
+
+@pytest.mark.parametrize("text", ["n/a", "soon", "2020-02-30", "20200306"])
+def test_a_date_that_cannot_be_read_is_named(read, text):
+    with pytest.raises(ValueError, match=f"AAA: '{text}' is not a date"):
+        read(lines("2020-03-06", text, "2020-03-13"))
+
+
+def test_a_missing_date_is_refused(read):
+    with pytest.raises(ValueError, match="AAA: .*date"):
+        read(lines("2020-03-06", "", "2020-03-13"))
+    days = pd.DatetimeIndex(["2020-03-06", None])
+    table = history(days)
+    with pytest.raises(ValueError, match="the date of row 1 is missing"):
+        sources.tidy(table, "AAA")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Adj Close",
+        "AdjClose",
+        "Adj Close**",
+        "adj_close",
+        "Adjusted Close",
+        "ADJ CLOSE",
+    ],
+)
+def test_the_adjusted_close_has_many_names(read, name):
+    text = f"Date,Open,High,Low,Close*,{name},Volume\n2020-03-06,1,4,0,2,1.5,9\n"
+    assert read(text).iloc[0].to_dict() == {"Open": 1, "Close": 2, "AdjClose": 1.5}
+
+
+def test_only_an_index_may_lack_the_adjusted_close(read):
+    text = "Date,Open,Close\n2020-03-06,1,2\n"
+    assert read(text, "^AAA").iloc[0].tolist() == [1, 2, 2]
+    with pytest.raises(ValueError, match="AAA lacks the columns AdjClose; it has Open"):
+        read(text)
+
+
+def test_semicolons_go_with_decimal_commas(read):
+    text = "Date;Open;Close;Adj Close\n06.03.2020;1,25;2,5;2,25\n13.03.2020;1;2;3\n"
+    raw = read(text)
+    assert raw.to_numpy().tolist() == [[1.25, 2.5, 2.25], [1, 2, 3]]
+    points = text.replace(",", ".")
+    assert read(points).to_numpy().tolist() == raw.to_numpy().tolist()
+
+
+def test_thousands_have_separators(read):
+    heading = "Date,Open,Close,Adj Close\n"
+    raw = read(heading + '2020-03-06,"1,234.5","12,345.25","1,234,567"\n')
+    assert raw.iloc[0].tolist() == [1234.5, 12345.25, 1234567]
+    heading = heading.replace(",", ";")
+    raw = read(heading + "06.03.2020;1.234,5;12.345,25;1.234.567,0\n")
+    assert raw.iloc[0].tolist() == [1234.5, 12345.25, 1234567]
+
+
+def test_a_byte_order_mark_and_the_newest_first(read):
+    dates = list(THREE.strftime("%Y-%m-%d"))[::-1]
+    raw = read(lines(*dates), encoding="utf-8-sig")
+    assert raw.index.is_monotonic_increasing and raw.Close.tolist() == [3, 2, 1]
+
+
+def test_words_for_nothing_are_no_prices(read):
+    raw = read("Date,Open,Close,Adj Close\n2020-03-06,null,-,\n2020-03-09,1,2,3\n")
+    assert raw.iloc[0].isna().all() and raw.iloc[1].tolist() == [1, 2, 3]
+
+
+def test_what_yfinance_writes_is_read(tmp_path):
+    table = history(SPRING[:50])
+    expected = table[["Open", "Close", "Adj Close"]].to_numpy()
+    table.tz_localize(NEW_YORK).to_csv(tmp_path / "AAA.csv")
+    raw = sources.tidy(sources.read_csv(tmp_path / "AAA.csv"), "AAA")
+    assert list(raw.index) == list(table.index)
+    np.testing.assert_allclose(raw, expected, rtol=1e-12)
+    downloaded(AAA=table).to_csv(tmp_path / "AAA.csv")
+    assert (tmp_path / "AAA.csv").read_text().startswith("Price,Adj Close,Close,")
+    raw = sources.tidy(sources.read_csv(tmp_path / "AAA.csv"), "AAA")
+    assert list(raw.index) == list(table.index)
+    np.testing.assert_allclose(raw, expected, rtol=1e-12)
+
+
+def downloaded(**tables):
+    """As `yfinance.download` gives them: columns of price and ticker."""
+    both = pd.concat(tables, axis=1, names=["Ticker", "Price"])
+    return both.swaplevel(axis=1).sort_index(axis=1)
+
+
+def test_a_file_of_several_tickers_is_not_read_as_its_first(tmp_path):
+    tables = {"AAA": history(SPRING), "BBB": history(SPRING, 1)}
+    downloaded(**tables).to_csv(tmp_path / "BBB.csv")
+    try:
+        raw = sources.from_folder("BBB", tmp_path).raw
+    except ValueError:
+        return  # refused, which is as good
+    np.testing.assert_allclose(raw.Close, tables["BBB"].Close)
+
+
+def test_an_index_and_a_fund_never_share_a_file(yahoo, tmp_path):
+    index, fund = history(SPRING, 1)[:"2024-03-13"], history(SPRING, 2)
+    index.to_csv(tmp_path / "IXIC.csv")
+    assert len(load_prices("^IXIC", folder=tmp_path)) == len(index)
+    with pytest.raises(PricesUnavailable, match="no file of IXIC"):
+        load_prices("IXIC", source="folder", folder=tmp_path)
+    index.to_csv(tmp_path / "AAA.csv")
+    with pytest.raises(PricesUnavailable, match=r"no file of \^AAA"):
+        load_prices("^AAA", source="folder", folder=tmp_path)
+    (index * 2).to_csv(tmp_path / "^IXIC.csv")  # its own name comes first
+    got = load_prices("^IXIC", folder=tmp_path)["close"]["^IXIC"]
+    np.testing.assert_allclose(got, index["Adj Close"] * 2)
+    yahoo.series |= {"^IXIC": history(SPRING, 1), "IXIC": fund}
+    both = {t: load_prices(t)["close"][t] for t in ("^IXIC", "IXIC")}
+    assert cached() == ["IXIC.parquet", "^IXIC.parquet"]
+    assert yahoo.asked == ["^IXIC", "IXIC"]
+    np.testing.assert_allclose(both["IXIC"], fund["Adj Close"][:"2024-03-13"])
+
+
+def test_the_cache_of_a_longer_name_is_not_this_one(yahoo):
+    yahoo.series["AAAB"] = yahoo.series["AAA"]
+    load_prices("AAAB")
+    with pytest.raises(PricesUnavailable, match="nothing in"):
+        load_prices("AAA", source="cache")
+
+
+@pytest.mark.parametrize("ticker", ["spy", "Spy", "^ixic", "../AAA", "", " SPY", "A/B"])
+def test_tickers_are_written_as_yahoo_writes_them(yahoo, tmp_path, ticker):
+    for source in ("auto", "folder", "cache", "yfinance"):
+        with pytest.raises(ValueError, match="is not a ticker"):
+            load_prices(ticker, source=source, folder=tmp_path)
+    assert yahoo.asked == []
+
+
+def test_a_file_that_was_written_at_noon_has_no_close_of_that_day(yahoo, tmp_path):
+    path = tmp_path / "AAA.csv"
+    yahoo.series["AAA"][:"2024-03-14"].to_csv(path)
+    for minute, last in (("12:00", "2024-03-13"), ("16:31", "2024-03-14")):
+        written = pd.Timestamp(f"2024-03-14 {minute}", tz=NEW_YORK).timestamp()
+        os.utime(path, (written, written))
+        table = load_prices("AAA", folder=tmp_path)
+        assert table.index[-1] == pd.Timestamp(last)
+
+
+def test_what_the_digest_covers():
+    frame = sources.tidy(history(SPRING), "AAA")
+    base = sources.digest(frame)
+    for other in (
+        frame.assign(AdjClose=frame.AdjClose * 1.01),
+        frame.assign(Close=frame.Close * 1.01),
+        frame.assign(Open=frame.Open * 1.01),
+        frame.set_axis(frame.index + pd.Timedelta(days=1)),
+        frame.iloc[1:],
+    ):
+        assert sources.digest(other) != base
+    assert sources.digest(frame.set_axis(frame.index.as_unit("s"))) == base
