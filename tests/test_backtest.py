@@ -346,8 +346,6 @@ def unfit(prices):
     yield prices.reset_index(drop=True), "dates without a zone"
     yield prices.set_axis(prices.index + pd.Timedelta(hours=9)), "a time of day"
     yield prices.iloc[:0], "there are no days"
-    yield prices["close"], "prices need columns like"
-    yield prices[["close"]], "prices need"
     yield prices.drop(columns=("open", "BBB")), "an open and a close of each"
     for price in prices.columns:
         for bad in (np.nan, 0.0, -1.0, np.inf):
@@ -367,15 +365,29 @@ def test_what_is_no_price_is_refused_by_every_strategy():
             lambda p: dca(p, 0.5),
             lambda p: dca_grid(p, [0.5], [0]),
             lambda p: follow(p, row, 1.0),
-            lambda p: rebalance(p, {"AAA": 0.5}),
         ):
             with pytest.raises(ValueError, match=message):
                 call(broken)
-        for call in (
+        for call in (  # which may name what goes with the prices
+            lambda p: rebalance(p, {"AAA": 0.5}),
             lambda p: switch(p, hold),
             lambda p: moving_average_switch(p, signal, 1, 0),
         ):
             with pytest.raises(ValueError):
+                call(broken)
+
+
+def test_a_table_without_opens_or_of_one_field_is_refused():
+    prices = market(60)
+    hold = pd.Series(True, prices.index)
+    for broken in (prices["close"], prices[["close"]]):
+        for call in (
+            lambda p: dca(p, 0.5),
+            lambda p: dca_grid(p, [0.5], [0]),
+            lambda p: rebalance(p, {"AAA": 0.5}),
+            lambda p: switch(p, hold),
+        ):
+            with pytest.raises(ValueError, match="prices need"):
                 call(broken)
 
 

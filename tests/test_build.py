@@ -134,7 +134,13 @@ def test_what_makes_a_chapter_stale(root, monkeypatch):
     assert changed_names(root, touch("mlbook/other.py")) == [], (
         "a module that it does not import"
     )
-    assert changed_names(root, touch("requirements.txt")) == ["requirements.txt"]
+    lock = root / "requirements.txt"
+    assert changed_names(root, lambda: lock.write_text("torch==0\nother==1\n")) == [], (
+        "a package that it does not reach"
+    )
+    assert changed_names(root, lambda: lock.write_text("torch==1\n")) == [
+        "locked packages"
+    ], "mlbook needs torch"
     assert changed_names(root, lambda: monkeypatch.setenv("MLBOOK_SCALE", "cpu")) == [
         "scale"
     ]
@@ -145,6 +151,7 @@ def test_what_makes_a_chapter_stale(root, monkeypatch):
         root, lambda: write_chapter(root / "notebooks/one.ipynb", "print('second')")
     ) == [
         "its code",
+        "locked packages",
         "mlbook",
         "mlbook.alone",
         "mlbook.base",

@@ -1,15 +1,20 @@
 """What an executed chapter depends on. A chapter whose dependencies are all unchanged is not executed again."""
 
 import ast
+import functools
 import hashlib
 import json
 import os
 import platform
 import re
+import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import mlbook
 from book.builder.kinds import untitled
@@ -21,7 +26,7 @@ def content(notebook: Path, root: Path) -> dict[str, str]:
     """What the outputs of `notebook` follow from, by name, each with its digest: the same on every machine and in every fork.
 
     Covered: the code cells (prose may change freely), the `mlbook` modules they import, directly or through each
-    other, the lock file, and recorded measurements if they are shown. Of a cell's kind nothing counts, and of its tags
+    other, the locked versions of the packages that these reach, and recorded measurements if they are shown. Of a cell's kind nothing counts, and of its tags
     only those that change how it is executed. The repository's own address counts as a blank.
     """
     code = code_cells(nbformat.read(notebook, as_version=4))
@@ -30,8 +35,6 @@ def content(notebook: Path, root: Path) -> dict[str, str]:
         for cell in code
     ]
     found = {"its code": _sha("\0".join(sources))}
-    for path in root.glob("requirements*.txt"):
-        found[path.name] = _sha(path.read_text())
     source = "\n".join(
         TransformerManager().transform_cell(cell.source) for cell in code
     )
@@ -39,9 +42,60 @@ def content(notebook: Path, root: Path) -> dict[str, str]:
         found["benchmarks/results"] = _sha(
             "\0".join(path.read_text() for path in _results(source, root))
         )
-    for module, path in imported_modules(source, root).items():
+    modules = imported_modules(source, root)
+    for module, path in modules.items():
         found[module] = _sha(path.read_text())
+    code = [source, *(path.read_text() for path in modules.values())]
+    found["locked packages"] = _sha("\n".join(locked(code, root)))
     return found
+
+
+def locked(code: list[str], root: Path) -> list[str]:
+    """The lines of the lock files for what `code` imports, for the extra that it installs where `mlbook` is missing, and
+    for all that these need: a package that another chapter needs changes nothing here."""
+    imported = {
+        name.split(".")[0]
+        for text in code
+        for node in ast.walk(ast.parse(text))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    queue = {dist for name in imported for dist in _owners().get(name, [])}
+    for extra in re.findall(r"mlbook\[(\w+)\]", code[0]):
+        project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+        asked = project["optional-dependencies"].get(extra, [])
+        queue |= {Requirement(line).name for line in asked}
+    reached = set()
+    while queue:
+        name = canonicalize_name(queue.pop())
+        if name not in reached:
+            reached.add(name)
+            queue |= _needs(name)
+    lines = [
+        line
+        for path in sorted(root.glob("requirements*.txt"))
+        for line in path.read_text().splitlines()
+    ]
+    name_of = lambda line: canonicalize_name(re.split(r"[=<> ;\[]", line)[0])  # noqa: E731
+    return sorted(line for line in lines if line and name_of(line) in reached)
+
+
+_owners = functools.cache(metadata.packages_distributions)
+
+
+@functools.cache
+def _needs(name: str) -> set[str]:
+    """The packages that an installed one asks for on this platform, without its extras."""
+    try:
+        asked = [Requirement(line) for line in metadata.requires(name) or []]
+    except metadata.PackageNotFoundError:
+        return set()
+    return {r.name for r in asked if not r.marker or r.marker.evaluate({"extra": ""})}
 
 
 def dependencies(notebook: Path, root: Path) -> dict[str, str]:

@@ -55,8 +55,9 @@ class Run:
 
     @property
     def unit(self) -> pd.Series:
-        """What a dollar that is in from the start becomes."""
-        return unit_value(self.values, self.flows, self.before)
+        """What a dollar becomes that is in from the first payment on."""
+        first = self.flows.ne(0).idxmax()
+        return unit_value(self.values[first:], self.flows[first:], self.before[first:])
 
     @property
     def left(self) -> float:
@@ -364,6 +365,7 @@ def rebalance(
     Raises:
         ValueError: an unknown frequency, month or ticker, or weights as in `follow`.
     """
+    check_prices(prices)
     unknown = set(weights) - set(prices["close"].columns)
     if unknown:
         raise ValueError(f"there are no prices of {', '.join(sorted(unknown))}")
@@ -431,6 +433,7 @@ def moving_average_switch(
     Raises:
         ValueError: as `above_average` and `switch`.
     """
+    check_prices(prices)
     hold = above_average(signal, window, lag)
     if hold.index[0] > prices.index[0]:
         raise ValueError(
@@ -453,6 +456,7 @@ def switch(
     Raises:
         ValueError: more than two tickers, or a `hold` that is not True or False on each day of `prices`.
     """
+    check_prices(prices)
     tickers = list(prices["close"].columns)
     if len(tickers) > 2:
         raise ValueError(f"at most two tickers, got {', '.join(tickers)}")

@@ -31,10 +31,11 @@ def check_prices(prices: pd.DataFrame) -> None:
     Raises:
         ValueError: it is not; it names the day.
     """
-    levels = getattr(prices.columns, "levshape", None)
-    if levels is None or not {"open", "close"} <= set(prices.columns.levels[0]):
+    columns = getattr(prices, "columns", pd.Index([]))
+    fields = set(columns.get_level_values(0)) if columns.nlevels == 2 else set()
+    if not {"open", "close"} <= fields or not columns.is_unique:
         raise ValueError(
-            f"prices need columns like ('open', 'SPY') and ('close', 'SPY'), got {list(prices.columns)}"
+            f"prices need columns like ('open', 'SPY') and ('close', 'SPY'), each once, got {list(columns)}"
         )
     if list(prices["open"].columns) != list(prices["close"].columns):
         raise ValueError("prices need an open and a close of each ticker")

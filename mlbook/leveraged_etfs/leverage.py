@@ -125,7 +125,7 @@ def price_level(days: pd.DatetimeIndex) -> pd.Series:
         )
     logs = np.log(np.float64(CPI.split()))
     years = np.arange(len(logs)) + 1998 + 11.5 / 12  # the middle of December
-    at = days.year + (days.dayofyear - 0.5) / (365 + days.is_leap_year)
+    at = days.year + (days.day_of_year - 0.5) / (365 + days.is_leap_year)
     level = np.interp(at, years, logs) + np.maximum(at - years[-1], 0) * (
         logs[-1] - logs[-2]
     )

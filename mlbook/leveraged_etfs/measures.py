@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pyxirr
+from scipy.optimize import brentq
 
 from mlbook.leveraged_etfs.borders import check_series
 
@@ -39,9 +40,16 @@ def unit_value(
     last = np.r_[0.0, values.to_numpy(float)[:-1]]
     reached = last if before is None else before.to_numpy(float)
     held = reached + paid
-    # An account that is empty, but for less than a cent, changes by nothing; what is lost is lost
-    until = np.divide(reached, last, out=np.ones_like(last), where=last >= CENT)
-    since = np.divide(values, held, out=np.ones_like(last), where=held >= CENT)
+    short = held < -max(CENT, 1e-6 * paid.max())
+    if short.any():
+        day = values.index[short][0]
+        raise ValueError(
+            f"on {day:%Y-%m-%d} more was taken out than there was before; `before` says what there was"
+        )
+    # An account that is empty, but for a cent in ten thousand dollars, changes by nothing; what is lost is lost
+    empty = 1e-6 * paid.clip(min=0).sum()
+    until = np.divide(reached, last, out=np.ones_like(last), where=last > empty)
+    since = np.divide(values, held, out=np.ones_like(last), where=held > empty)
     return pd.Series(np.cumprod(until * since), values.index)
 
 
@@ -54,7 +62,7 @@ def money_weighted(values: pd.Series, flows: pd.Series) -> float:
     """The yearly rate at which the flows, each growing from its day on, become the last value (internal rate of return).
 
     Computed by pyxirr, with years of 365.25 days. Unique when all flows are payments in; where money was also taken
-    out there can be several such rates, and a warning names them.
+    out there can be several such rates: a warning names them, and the one nearest to 0 is given.
 
     Raises:
         ValueError: no money was paid in before the last day, or no rate explains the flows and the value.
@@ -68,19 +76,21 @@ def money_weighted(values: pd.Series, flows: pd.Series) -> float:
         return -1.0
     days, amounts = [*flows.index.date, end.date()], [*-flows, last]
     years = (end - flows.index).days.to_numpy() / YEAR
-    if (np.diff(np.sign(np.r_[flows.to_numpy(), -last])) != 0).sum() > 1:
-        tried = np.linspace(-5, 5, 2001)  # logarithms of rates from −99.3 % to 14,700 %
-        excess = np.exp(np.outer(tried, years)) @ flows.to_numpy() - last
-        found = np.flatnonzero(np.diff(np.sign(excess)))
-        if len(found) > 1:
-            rates = ", ".join(f"{math.expm1(tried[i]):.1%}" for i in found)
-            warnings.warn(
-                f"more than one rate solves these flows, near {rates}", stacklevel=2
-            )
     rate = pyxirr.xirr(days, amounts, day_count="ACT/365.25", silent=True)
-    if rate is None or not math.isfinite(rate):
+    if rate is not None and (flows > 0).all():
+        return float(rate)
+    # Several rates, or one that is near a total loss: search the logarithms of rates from −99.9999 % on
+    excess = lambda x: float(np.exp(x * years) @ flows.to_numpy() - last)  # noqa: E731
+    tried = np.linspace(-14, 7, 2101)
+    over = np.array([excess(x) >= 0 for x in tried])
+    found = np.flatnonzero(over[1:] != over[:-1])
+    rates = [math.expm1(brentq(excess, *tried[i : i + 2], xtol=1e-13)) for i in found]
+    if not rates:
         raise ValueError("no yearly rate explains these flows and this value")
-    return float(rate)
+    if len(rates) > 1:
+        told = ", ".join(f"{rate:.2%}" for rate in rates)
+        warnings.warn(f"more than one rate solves these flows: {told}", stacklevel=2)
+    return min(rates, key=abs)
 
 
 def metrics(
@@ -105,13 +115,13 @@ def metrics(
         ValueError: days out of order, or values that are missing or negative.
     """
     check_series(unit, "a value", unit.index)
-    start = float(unit.iloc[0]) if start is None else start
+    price, start = start is None, float(unit.iloc[0]) if start is None else start
     if (unit < 0).any() or not start > 0:
         raise ValueError("values must not be negative, nor the first be 0")
     days, u = unit.index, unit.to_numpy(float)
     last = np.r_[start, u[:-1]]
     moves = np.divide(u, last, out=np.ones_like(u), where=last > 0) - 1
-    if u[0] == start:  # a price has no return on its first day
+    if price:  # it has no return on its first day
         moves = moves[1:]
     years = (days[-1] - days[0]).days / YEAR
     per_year = (len(u) - 1) / years if years else math.nan

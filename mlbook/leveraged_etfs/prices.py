@@ -82,32 +82,19 @@ def load_prices(
 def load_what_is_there(
     tickers: Iterable[str], start: str | None = None, end: str | None = None, **options
 ) -> tuple[dict[str, pd.DataFrame], list[str]]:
-    """`load_prices` of each ticker by itself: tables of those that can be had, and what is to be told of all.
-
-    Where Yahoo has failed twice in a row, it is not asked again.
-    """
-    tables, told, failures = {}, [], 0
+    """`load_prices` of each ticker by itself: tables of those that can be had, and what is to be told of all."""
+    tables, told, missing = {}, [], []
     for ticker in tickers:
-        ask = {"source": "auto"} | options
-        tried = (
-            ["folder", "cache"]
-            if failures > 1 and ask["source"] == "auto"
-            else [ask["source"]]
-        )
-        for source in tried:
-            try:
-                table = load_prices(ticker, start, end, **ask | {"source": source})
-            except PricesUnavailable as error:
-                failures += source in ("auto", "yfinance")
-                why = str(error)
-            except ValueError as error:
-                why = f"not used: {error}"
-            else:
-                tables[ticker], failures, why = table, 0, ""
-                told += table.attrs["repairs"]
-                break
-        if why:
-            told.append(why)
+        try:
+            tables[ticker] = load_prices(ticker, start, end, **options)
+            told += tables[ticker].attrs["repairs"]
+        except ValueError as error:
+            told.append(f"not used: {error}")
+        except PricesUnavailable as error:
+            missing.append(ticker)
+            why = error
+    if missing:
+        told.append(f"missing: {', '.join(missing)}; of the last: {why}")
     return tables, told
 
 
@@ -197,7 +184,7 @@ def _check_moves(raw: pd.DataFrame, ticker: str) -> None:
     }
     move, night, within, days = facts.values()
     refuse(days > CLOSED, "there are no prices in the {days:.0f} days before")
-    if len(days) > 20 and days.median() > 2:
+    if len(days) > 3 and days.median() > 2:
         raise ValueError(
             f"{ticker}: rows are {days.median():.0f} days apart, not a day each"
         )

@@ -21,6 +21,8 @@ COLUMNS = {  # as Yahoo, yfinance and their copies write them, without blanks an
     "adjustedclose": "AdjClose",
 }
 DATES = ("%Y-%m-%d", "%Y/%m/%d", "%b %d, %Y", "%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y")
+PAUSE = pd.Timedelta(minutes=2)  # before Yahoo is asked again
+_failed: list[pd.Timestamp] = []  # when it did not answer, since it last did
 # Files of indices that are named without their caret; no fund may be read from them.
 INDEX_FILES = ("GSPC", "IXIC", "NDX")
 
@@ -62,13 +64,13 @@ def find(ticker: str, end, source: str, folder, cache: Path) -> Found:
             if name == "folder":
                 return from_folder(ticker, folder)
             if name == "cache":
-                return from_cache(ticker, cache, end if source == "auto" else None)
+                return from_cache(ticker, cache, source == "auto", end)
             return from_yahoo(ticker, cache)
         except PricesUnavailable as error:
             answers.append(f"{name}: {error}")
     if source == "auto":  # old prices are better than none
         try:
-            return from_cache(ticker, cache, None)
+            return from_cache(ticker, cache)
         except PricesUnavailable:
             pass
     raise PricesUnavailable(f"no prices of {ticker}. " + "; ".join(answers))
@@ -86,14 +88,16 @@ def from_folder(ticker: str, folder) -> Found:
         if name in there:
             path = there[name]
             made = pd.Timestamp(path.stat().st_mtime, unit="s", tz="UTC")
-            raw = tidy(read_csv(path), ticker)
+            raw = tidy(read_csv(path, ticker), ticker)
+            if raw.index[-1] > made.tz_localize(None) + pd.Timedelta(days=1):
+                made = pd.Timestamp.now("UTC")  # an archive's time, not the download's
             return Found(raw, f"{name} in MLBOOK_PRICES", path, made)
     listed = ", ".join(sorted(there)) or "no CSV files"
     raise PricesUnavailable(f"no file of {ticker} in {folder}, which has {listed}")
 
 
-def from_cache(ticker: str, cache: Path, end: pd.Timestamp | None) -> Found:
-    """The last download. If `end` is given, not None, no session before it may have closed since."""
+def from_cache(ticker: str, cache: Path, fresh: bool = False, end=None) -> Found:
+    """The last download; if it must be `fresh`, no session (before `end`, if there is one) may have closed since."""
     path = cache / f"{_checked(ticker)}.parquet"
     try:
         raw = pd.read_parquet(path)
@@ -112,9 +116,11 @@ def from_cache(ticker: str, cache: Path, end: pd.Timestamp | None) -> Found:
         raise PricesUnavailable(f"{path} is damaged: {error}") from error
     if not whole:
         raise PricesUnavailable(f"{path} is damaged: not the digest it was saved with")
-    if end is not None:
-        now = found.last_over(pd.Timestamp.now("UTC"))
-        needed = pd.offsets.BDay().rollback(min(now, end - pd.Timedelta(days=1)))
+    if fresh:
+        needed = found.last_over(pd.Timestamp.now("UTC"))
+        if end is not None:
+            needed = min(needed, end - pd.Timedelta(days=1))
+        needed = pd.offsets.BDay().rollback(needed)
         if found.last_over() < needed:
             raise PricesUnavailable(f"the last download is of {found.made:%Y-%m-%d}")
     return found
@@ -127,8 +133,10 @@ def from_yahoo(ticker: str, cache: Path, tries: int = 3) -> Found:
         import yfinance
     except ModuleNotFoundError as error:
         raise PricesUnavailable("yfinance is not installed") from error
-    logging.getLogger("yfinance").setLevel(logging.CRITICAL)  # what it says is raised
     made = pd.Timestamp.now("UTC")
+    if len(_failed) > 1 and made - _failed[-2] < PAUSE:
+        raise PricesUnavailable("Yahoo has just failed twice and is left alone a while")
+    logging.getLogger("yfinance").setLevel(logging.CRITICAL)  # what it says is raised
     for wait in [*(2.0**i for i in range(1, tries)), None]:
         try:
             fund = yfinance.Ticker(ticker)
@@ -144,11 +152,14 @@ def from_yahoo(ticker: str, cache: Path, tries: int = 3) -> Found:
                 if limited
                 else f"Yahoo does not answer, or does not know it: {type(error).__name__}: {error}"
             )
+            _failed.append(made)
             raise PricesUnavailable(why) from error
     if raw is None or raw.empty:
+        _failed.append(made)
         raise PricesUnavailable(
             "Yahoo gives nothing under this name (without a connection, too)"
         )
+    _failed.clear()
     zone = str(getattr(raw.index, "tz", None) or ZONE)
     try:
         regular = fund.history_metadata["currentTradingPeriod"]["regular"]["end"]
@@ -181,14 +192,23 @@ def digest(raw: pd.DataFrame) -> str:
     return hashlib.sha256(days.tobytes() + values.tobytes()).hexdigest()
 
 
-def read_csv(path: Path) -> pd.DataFrame:
-    """A table as Yahoo, yfinance or a spreadsheet wrote it, the days as they stand in its first column."""
+def read_csv(path: Path, ticker: str) -> pd.DataFrame:
+    """A table as Yahoo, yfinance or a spreadsheet wrote it, the days as they stand in its first column.
+
+    Raises:
+        ValueError: it is of other tickers.
+    """
     with path.open(encoding="utf-8-sig") as file:
         first = file.readline()
-    how = {"sep": ";", "decimal": ","} if ";" in first else {"thousands": ","}
-    table = pd.read_csv(path, encoding="utf-8-sig", dtype={0: str}, **how)
+    european = {"sep": ";", "decimal": ",", "thousands": "."}
+    how = european if ";" in first else {"thousands": ","}
+    table = pd.read_csv(path, encoding="utf-8-sig", converters={0: str}, **how)
     if list(table.iloc[:2, 0]) == ["Ticker", "Date"]:  # the three headings of yfinance
-        table = table.iloc[2:]
+        mine = (table.iloc[0] == ticker).to_numpy()
+        if not mine.any():
+            raise ValueError(f"{path} is of {', '.join(table.iloc[0, 1:].unique())}")
+        table = table.iloc[2:].set_index(table.columns[0]).loc[:, mine[1:]]
+        return table.rename(columns=lambda name: name.split(".")[0])
     return table.set_index(table.columns[0])
 
 
@@ -209,12 +229,11 @@ def tidy(table: pd.DataFrame, ticker: str) -> pd.DataFrame:
             f"{ticker} lacks the columns {', '.join(sorted(missing))}; it has {', '.join(flat)} "
             "(yfinance gives the adjusted close if asked with auto_adjust=False)"
         )
-    raw = pd.DataFrame(
-        {
-            n: pd.to_numeric(columns[n], errors="coerce")
-            for n in ("Open", "Close", "AdjClose")
-        }
-    ).astype(float)
+    raw = pd.DataFrame({n: columns[n] for n in ("Open", "Close", "AdjClose")})
+    try:
+        raw = raw.apply(pd.to_numeric).astype(float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{ticker}: a price is no number: {error}") from error
     raw.index = _days(table.index, ticker)
     return raw.sort_index(kind="stable")
 
@@ -249,7 +268,7 @@ def _days(index: pd.Index, ticker: str) -> pd.DatetimeIndex:
     if (
         len(whole) > 1
     ):  # day and month can change places: markets are closed at weekends
-        whole = [days for days in whole if (days.weekday < 5).all()]
+        whole = [days for days in whole if (days.day_of_week < 5).all()]
     if len(whole) != 1:
         raise ValueError(
             f"{ticker}: day and month cannot be told apart in {texts[0]!r}; write year-month-day"
