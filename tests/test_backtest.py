@@ -347,6 +347,13 @@ def unfit(prices):
     yield prices.set_axis(prices.index + pd.Timedelta(hours=9)), "a time of day"
     yield prices.iloc[:0], "there are no days"
     yield prices.drop(columns=("open", "BBB")), "an open and a close of each"
+    yield prices["close"], "prices need columns like"
+    yield prices[["close"]], "prices need columns like"
+    yield prices["close"]["AAA"], "prices need columns like"
+    yield pd.concat([prices, prices], axis=1), "each once"
+    yield pd.concat([prices, prices[[("open", "AAA")]]], axis=1), "each once"
+    yield pd.concat({"x": prices}, axis=1), "prices need columns like"
+    yield prices.swaplevel(axis=1), "prices need columns like"
     for price in prices.columns:
         for bad in (np.nan, 0.0, -1.0, np.inf):
             broken = prices.copy()
@@ -365,15 +372,11 @@ def test_what_is_no_price_is_refused_by_every_strategy():
             lambda p: dca(p, 0.5),
             lambda p: dca_grid(p, [0.5], [0]),
             lambda p: follow(p, row, 1.0),
-        ):
-            with pytest.raises(ValueError, match=message):
-                call(broken)
-        for call in (  # which may name what goes with the prices
             lambda p: rebalance(p, {"AAA": 0.5}),
             lambda p: switch(p, hold),
             lambda p: moving_average_switch(p, signal, 1, 0),
         ):
-            with pytest.raises(ValueError):
+            with pytest.raises(ValueError, match=message):
                 call(broken)
 
 
@@ -389,6 +392,50 @@ def test_a_table_without_opens_or_of_one_field_is_refused():
         ):
             with pytest.raises(ValueError, match="prices need"):
                 call(broken)
+
+
+def test_prices_are_judged_before_what_goes_with_them():
+    prices = market(60)
+    signal = prices["close"]["AAA"]
+    for call in (
+        lambda p: rebalance(p, {"CCC": 0.5}, "week"),
+        lambda p: switch(p, signal),
+        lambda p: moving_average_switch(p, signal, 0, -1),
+    ):
+        with pytest.raises(ValueError) as other:
+            call(prices)
+        assert "prices must" not in str(other.value)
+        with pytest.raises(ValueError, match="prices must be positive"):
+            call(prices * np.r_[np.ones(59), np.nan][:, None])
+
+
+def test_a_table_may_have_more_than_opens_and_closes():
+    prices = market(60)
+    volume = pd.concat({"volume": prices["close"]}, axis=1)
+    run = rebalance(pd.concat([volume, prices], axis=1), {"AAA": 0.5})
+    pd.testing.assert_series_equal(run.values, rebalance(prices, {"AAA": 0.5}).values)
+
+
+def test_the_unit_begins_with_the_first_payment():
+    prices = market(100)
+    flows = pd.Series([100.0, 50.0, -20.0], prices.index[[30, 40, 70]])
+    whole = rebalance(prices, {"AAA": 0.6, "BBB": 0.4}, "never", flows)
+    late = rebalance(prices.iloc[30:], {"AAA": 0.6, "BBB": 0.4}, "never", flows)
+    assert (whole.values.iloc[:30] == 0).all() and len(whole.unit) == 70
+    pd.testing.assert_series_equal(whole.unit, late.unit, check_freq=False)
+    rate = pd.Series(0.03, prices.index)
+    assert whole.metrics(rate) == late.metrics(rate)
+    assert whole.earned() == late.earned()
+    assert whole.unit.iloc[0] != 1, "its first day counts"
+    first = rebalance(prices, {"AAA": 1.0}, contributions=100.0)
+    assert len(first.unit) == 100
+
+
+def test_who_never_pays_has_no_unit():
+    prices = market(10)
+    run = simulate(prices, lambda *_: None, pd.Series(0.0, prices.index))
+    with pytest.raises(ValueError, match="nothing is paid in on the first day"):
+        run.unit  # noqa: B018
 
 
 def test_flows_that_are_no_flows_are_refused():

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 import warnings
 
 import numpy as np
@@ -65,14 +66,51 @@ def test_an_account_that_was_closed_keeps_what_it_earned(left):
     days = pd.bdate_range("2020-01-01", periods=5, name="date")
     price = pd.Series([100.0, 120.0, 142.0, 150.0, 99.0], days)
     prices = pd.concat({(f, "AAA"): price for f in ("open", "close")}, axis=1)
-    flows = pd.Series([100.0, left - 142.0], days[[0, 2]])
+    flows = pd.Series([10_000.0, left - 14_200.0], days[[0, 2]])
     run = rebalance(prices, {"AAA": 1.0}, "never", flows)
     assert run.values.iloc[-1] < 0.005
     assert run.unit.tolist() == pytest.approx([1, 1.2, 1.42, 1.42, 1.42])
     measured = run.metrics()
     assert measured["cagr"] == pytest.approx(1.42 ** (365.25 / 6) - 1)
     assert measured["max_drawdown"] == 0
-    assert run.earned() == pytest.approx(1.42 ** (365.25 / 2) - 1, rel=1e-2)
+    days = days + pd.to_timedelta([0, 200, 363, 400, 900], "D")
+    slow = rebalance(
+        prices.set_axis(days), {"AAA": 1.0}, "never", flows.set_axis(days[[0, 2]])
+    )
+    assert slow.unit.tolist() == run.unit.tolist()
+    assert slow.earned() == pytest.approx(0.42, rel=1e-2)
+
+
+def test_what_is_earned_in_a_few_days_is_a_rate_too():
+    """In two days, in four: by the year these are huge numbers, and still the rates."""
+    days = pd.bdate_range("2020-01-01", periods=5)
+    for gain in (1.1, 1.42):
+        values = some([100, 100, 0, 0, 0], days)
+        rate = money_weighted(values, some([100, 0, -100 * gain], days))
+        assert rate == pytest.approx(gain ** (365.25 / 2) - 1, rel=1e-6)
+        with_rest = some([100, 110, 60, 70, 60 * gain], days)
+        rate = money_weighted(with_rest, some([100, -10, -30], days))
+        years = np.array([6, 5, 4]) / 365.25
+        become = np.array([100, -10, -30]) @ (1 + rate) ** years
+        assert become == pytest.approx(60 * gain, rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e6])
+def test_the_unit_does_not_depend_on_the_size_of_an_account(scale):
+    days = pd.bdate_range("2020-01-01", periods=5)
+    values, flows = some([100, 120, 60, 90, 10], days), some([90, 0, -60, 20, 0], days)
+    unit = unit_value(values, flows)
+    expected = np.cumprod([100 / 90, 1.2, 1, 90 / 80, 1 / 9])
+    assert unit.tolist() == pytest.approx(expected)
+    assert unit_value(values * scale, flows * scale).tolist() == pytest.approx(expected)
+
+
+def test_a_later_payment_changes_no_unit_before_it():
+    days = pd.bdate_range("2020-01-01", periods=4)
+    values = some([1, 2, 4, 5e6], days)
+    before = unit_value(values.iloc[:3], some([1, 0, 0], days))
+    assert before.tolist() == [1, 2, 4]
+    assert unit_value(values, some([1, 0, 0, 5e6], days)).tolist()[:3] == [1, 2, 4]
 
 
 def test_a_closed_account_that_opens_again_goes_on_from_there():
@@ -83,8 +121,16 @@ def test_a_closed_account_that_opens_again_goes_on_from_there():
 
 
 def test_more_than_there_was_is_not_taken_out_without_the_value_before():
-    with pytest.raises(ValueError):
-        unit_value(some([100, 120, 0]), some([100, 0, -142]))
+    flows = some([100, 0, -142])
+    with pytest.raises(ValueError, match="on 2022-01-01 more was taken out than there"):
+        unit_value(some([100, 120, 0]), flows)
+    with pytest.raises(ValueError, match="on 2022-01-01 more was taken out than there"):
+        unit_value(some([100, 120, 0]), flows, some([0, 120, 141.9]))
+    unit = unit_value(some([100, 120, 0]), flows, some([0, 120, 142]))
+    assert unit.tolist() == pytest.approx([1, 1.2, 1.42])
+    for rounding in (0.005, -0.005):
+        unit = unit_value(some([100, 120, 0]), some([100, 0, rounding - 120]))
+        assert unit.iloc[1] == pytest.approx(1.2)
 
 
 def test_what_was_lost_stays_lost():
@@ -196,12 +242,67 @@ def test_two_rates_are_both_named():
     days = pd.to_datetime(["2021-01-01", "2022-01-01", "2023-01-01"])
     with pytest.warns(UserWarning, match="more than one rate") as told:
         rate = money_weighted(some([100, 1, 0], days), some([100, -230, 132], days))
-    named = [
-        float(x)
-        for x in str(told[0].message).split("near ")[1].replace("%", "").split(",")
-    ]
-    assert named == pytest.approx([10, 20], abs=1)
-    assert min(abs(rate - 0.1), abs(rate - 0.2)) < 1e-3
+    # years of 365 days
+    first, second = (x ** (365.25 / 365) - 1 for x in (1.1, 1.2))
+    assert named(told) == pytest.approx([100 * first, 100 * second], abs=0.005)
+    assert rate == pytest.approx(first, rel=1e-9)
+
+
+def named(told):
+    """The rates, in per cent, that a warning names."""
+    (one,) = told
+    return [float(x) for x in re.findall(r"(-?[\d.]+)%", str(one.message))]
+
+
+@pytest.mark.parametrize(
+    ("rates", "nearest"),
+    [
+        ((-0.05, 0.2), -0.05),
+        ((-0.2, 0.05), 0.05),
+        ((-0.4, -0.1), -0.1),
+        ((0.5, 3.0), 0.5),
+        ((-0.3, 0.1, 0.6), 0.1),
+    ],
+)
+def test_the_rate_nearest_to_nothing_is_given(rates, nearest):
+    years = pd.date_range("2000-12-31", periods=len(rates) + 1, freq="4YE")  # 1461 days
+    growth = [(1 + rate) ** 4 for rate in rates]
+    flows = some(100 * np.poly(growth), years)
+    with pytest.warns(
+        UserWarning, match="more than one rate solves these flows"
+    ) as told:
+        rate = money_weighted(some([1, *[1] * (len(rates) - 1), 0], years), flows)
+    assert named(told) == pytest.approx([100 * r for r in rates], abs=0.005)
+    assert rate == pytest.approx(nearest, rel=1e-8)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_rate_of_an_account_that_was_also_drawn_on_solves_its_equation(seed):
+    """First payments in, then out: there is one rate."""
+    rng = np.random.default_rng(seed)
+    days = pd.bdate_range("2000-01-03", periods=int(rng.integers(500, 5000)))
+    half = len(days) // 2
+    into = np.sort(rng.choice(half, 10, replace=False))
+    out = half + np.sort(rng.choice(half - 1, 10, replace=False))
+    amounts = np.r_[rng.exponential(1000, 10), -rng.exponential(300, 10)]
+    flows = pd.Series(amounts, days[np.r_[into, out]])
+    last = rng.choice([0.0, 100.0, 20_000.0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rate = money_weighted(pd.Series(last, days), flows)
+    years = (days[-1] - flows.index).days.to_numpy() / 365.25
+    become = flows.to_numpy() * (1 + rate) ** years
+    assert abs(become.sum() - last) < 1e-8 * np.abs(become).sum()
+    dates, paid_out = [*flows.index.date, days[-1].date()], [*-flows, last]
+    theirs = pyxirr.xirr(dates, paid_out, day_count="ACT/365.25", silent=True)
+    if theirs is not None:
+        assert rate == pytest.approx(theirs, rel=1e-6, abs=1e-8)
+
+
+def test_no_rate_explains_what_cannot_be():
+    values = some([100, 0, -50])
+    with pytest.raises(ValueError, match="no yearly rate explains"):
+        money_weighted(values, some([100, 10, -5]))
 
 
 def test_one_rate_is_not_warned_of():
@@ -269,6 +370,25 @@ def test_a_start_makes_the_first_day_count():
     assert m["worst_year_when"] == 2020 and m["worst_year"] == pytest.approx(-0.375)
     assert m["recovered"] == DAYS[2]  # back at the peak exactly
     assert m["cagr"] == pytest.approx(1.375 ** (365.25 / 6) - 1)
+
+
+def test_a_start_counts_the_first_day_that_does_not_move_as_well():
+    """The unit of who buys at the close is 1 on its first day, which is a return like any other: 0."""
+    unit = some([1.0, 0.5, 1.0, 1.1], DAYS)
+    m, year = metrics(unit, 0.02, start=1.0), 3 / 6 * 365.25
+    r = np.array([0.0, -0.5, 1.0, 0.1])
+    assert m["volatility"] == pytest.approx(r.std(ddof=1) * year**0.5)
+    excess = r - 0.02 / year
+    assert m["sharpe"] == pytest.approx(excess.mean() / excess.std(ddof=1) * year**0.5)
+    price = metrics(unit, 0.02)
+    assert price["volatility"] == pytest.approx(r[1:].std(ddof=1) * year**0.5)
+    for name in ("cagr", "max_drawdown", "ulcer", "calmar", "worst_year"):
+        assert m[name] == price[name]
+    near = metrics(unit.where(unit.index != DAYS[0], 1 + 1e-12), 0.02, start=1.0)
+    assert near["sharpe"] == pytest.approx(m["sharpe"]), "no jump at exactly 1"
+    with pytest.raises(ValueError, match="the riskless rate is missing"):
+        metrics(unit, pd.Series(0.02, DAYS[1:4]), start=1.0)
+    assert math.isfinite(metrics(unit, pd.Series(0.02, DAYS[1:4]))["sharpe"])
 
 
 def test_a_loss_on_the_first_day_is_a_loss():

@@ -5,8 +5,9 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from pandas.tseries.holiday import USFederalHolidayCalendar
 
-from mlbook.leveraged_etfs import prices
+from mlbook.leveraged_etfs import prices, sources
 from mlbook.leveraged_etfs.prices import (
     PricesUnavailable,
     adjust,
@@ -21,6 +22,14 @@ def raw(start="2020-01-02", days=30, first=100.0, seed=0):
     return pd.DataFrame(
         {"Open": close * 0.99, "Close": close, "AdjClose": close * 0.5}, index
     )
+
+
+@pytest.fixture(autouse=True)
+def answering():
+    """Yahoo has not failed before a test."""
+    sources._failed.clear()
+    yield
+    sources._failed.clear()
 
 
 @pytest.fixture
@@ -186,13 +195,23 @@ def test_a_dividend_and_an_adjusted_split_are_no_moves(folder):
     np.testing.assert_allclose(table["open"]["AAA"] / table["close"]["AAA"], 0.99)
 
 
-@pytest.mark.parametrize("rows", [10, 30, 100])
+@pytest.mark.parametrize("rows", [4, 10, 30, 100])
 def test_a_file_of_weeks_is_refused(folder, rows):
     frame = raw(days=rows)
     frame.index = pd.date_range("2018-01-05", periods=rows, freq="W-FRI", name="Date")
     folder(AAA=frame)
     with pytest.raises(ValueError, match="AAA: rows are 7 days apart"):
         load_prices("AAA")
+
+
+def test_a_few_days_are_no_weeks():
+    """Wherever an interval begins and ends, weekends and holidays in it are no reason to refuse it."""
+    frame = raw("2015-01-01", days=600)
+    frame = frame.drop(USFederalHolidayCalendar().holidays(), errors="ignore")
+    for length in (1, 2, 3, 4, 5, 7):
+        for first in range(len(frame) - length):
+            part = frame.iloc[first : first + length]
+            assert len(adjust(part, "AAA")[0]) == length
 
 
 def test_a_file_of_months_is_refused(folder):

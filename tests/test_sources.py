@@ -1,6 +1,8 @@
 """Where prices are found: files of any usual form, what Yahoo sends on a bad day, and what is kept of it."""
 
 import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -84,6 +86,14 @@ class Yahoo:
 
 
 SPRING = pd.bdate_range("2024-01-02", "2024-04-30")  # summer time began on March 10th
+
+
+@pytest.fixture(autouse=True)
+def answering():
+    """Yahoo has not failed before a test."""
+    sources._failed.clear()
+    yield
+    sources._failed.clear()
 
 
 @pytest.fixture
@@ -346,8 +356,19 @@ def test_what_is_there_is_loaded_and_the_rest_told(yahoo):
     assert list(tables["CCC"]["close"].columns) == ["CCC"]
     refused, missing = (t for t in told if "left out" not in t)
     assert refused.startswith("not used: BAD on 2024-02-01")
-    assert missing.startswith("no prices of NONE")
+    assert missing.startswith("missing: NONE; of the last: no prices of NONE. folder: ")
+    assert missing.endswith(
+        "Yahoo gives nothing under this name (without a connection, too)"
+    )
     assert yahoo.asked == ["AAA", "BAD", "NONE", "CCC"]
+
+
+def test_all_that_are_missing_are_told_in_one_line(yahoo):
+    tables, told = load_what_is_there(["X1", "AAA", "X2", "X3"], end="2024-03-14")
+    assert list(tables) == ["AAA"]
+    (line,) = (t for t in told if "missing" in t)
+    assert line.startswith("missing: X1, X2, X3; of the last: no prices of X3. ")
+    assert line == told[-1] and sum("no prices of" in t for t in told) == 1
 
 
 def test_after_two_failures_in_a_row_yahoo_is_left_alone(yahoo, tmp_path):
@@ -357,10 +378,69 @@ def test_after_two_failures_in_a_row_yahoo_is_left_alone(yahoo, tmp_path):
     names = ["X1", "X2", "X3", "AAA", "DDD", "X4", "X5"]
     tables, told = load_what_is_there(names, end="2024-03-14", folder=tmp_path)
     assert list(tables) == ["AAA", "DDD"]
-    assert all(
-        any(f"no prices of {x}" in t for t in told) for x in names if x[0] == "X"
-    )
+    assert told[-1].startswith("missing: X1, X2, X3, X4, X5; of the last: ")
+    assert told[-1].endswith("Yahoo has just failed twice and is left alone a while")
     assert yahoo.asked == ["X1", "X2"]
+
+
+def test_yahoo_is_left_alone_by_whoever_asks(yahoo):
+    yahoo.series["X2"] = OSError("down")
+    for name in ("X1", "X2"):
+        with pytest.raises(PricesUnavailable):
+            load_prices(name)
+    for ask in (
+        lambda: load_prices("AAA"),
+        lambda: load_prices("AAA", source="yfinance"),
+        lambda: sources.from_yahoo("AAA", Path("data/prices")),
+    ):
+        with pytest.raises(PricesUnavailable, match="failed twice and is left alone"):
+            ask()
+    assert load_what_is_there(["AAA"])[0] == {}
+    assert yahoo.asked == ["X1", "X2"]
+
+
+def test_yahoo_is_asked_again_after_a_pause(yahoo):
+    for _ in range(3):
+        load_what_is_there(["X1", "X2", "AAA"])
+    assert yahoo.asked == ["X1", "X2"]
+    yahoo.at("2024-03-14 12:01:59")
+    assert load_what_is_there(["AAA"])[0] == {}
+    yahoo.at("2024-03-14 12:02:00")
+    assert pd.Timedelta(minutes=2) == sources.PAUSE
+    assert len(load_prices("AAA")) == 52
+    assert yahoo.asked == ["X1", "X2", "AAA"]
+    assert sources._failed == [], "an answer counts, not what was before it"
+
+
+def test_the_pause_begins_with_the_second_failure(yahoo):
+    """A connection that hangs for a minute has not been left alone after two of them."""
+    for minute, asked in (("12:00", 1), ("12:01", 2), ("12:02", 2), ("12:03", 3)):
+        yahoo.at(f"2024-03-14 {minute}")
+        load_what_is_there(["X1"])
+        assert len(yahoo.asked) == asked, minute
+
+
+def test_an_answer_between_two_failures_counts(yahoo):
+    yahoo.series |= {"BBB": history(SPRING, 1), "CCC": history(SPRING, 2)}
+    tables, _ = load_what_is_there(["X1", "AAA", "X2", "BBB", "X3", "CCC"])
+    assert list(tables) == ["AAA", "BBB", "CCC"] and len(yahoo.asked) == 6
+
+
+def test_prices_that_are_refused_are_an_answer(yahoo):
+    bad = history(SPRING, 1)
+    bad.loc["2024-02-01":] *= 3
+    yahoo.series |= {"BAD": bad}
+    tables, _ = load_what_is_there(["X1", "BAD", "X2", "AAA"])
+    assert list(tables) == ["AAA"]
+    assert yahoo.asked == ["X1", "BAD", "X2", "AAA"]
+
+
+def test_a_rate_limit_is_a_failure_once(yahoo):
+    from yfinance.exceptions import YFRateLimitError
+
+    yahoo.series["X1"] = YFRateLimitError()
+    tables, _ = load_what_is_there(["X1", "AAA"])
+    assert list(tables) == ["AAA"] and yahoo.asked == ["X1"] * 3 + ["AAA"]
 
 
 def test_old_prices_of_a_cache_are_no_answer_of_yahoo(yahoo):
@@ -385,7 +465,7 @@ def read(tmp_path):
     def read(text, ticker="AAA", encoding="utf-8"):
         path = tmp_path / "AAA.csv"
         path.write_text(text, encoding=encoding)
-        return sources.tidy(sources.read_csv(path), ticker)
+        return sources.tidy(sources.read_csv(path, ticker), ticker)
 
     return read
 
@@ -491,8 +571,22 @@ def test_semicolons_go_with_decimal_commas(read):
     text = "Date;Open;Close;Adj Close\n06.03.2020;1,25;2,5;2,25\n13.03.2020;1;2;3\n"
     raw = read(text)
     assert raw.to_numpy().tolist() == [[1.25, 2.5, 2.25], [1, 2, 3]]
-    points = text.replace(",", ".")
-    assert read(points).to_numpy().tolist() == raw.to_numpy().tolist()
+    assert list(raw.index) == list(pd.to_datetime(["2020-03-06", "2020-03-13"]))
+
+
+@pytest.mark.parametrize("form", [None, "%.2f", "%.6f"])
+def test_points_after_semicolons_change_no_return(yahoo, tmp_path, form):
+    """There, they are separators of thousands: two digits after each make all prices a hundredfold, and no harm."""
+    table = history(SPRING[:40]).drop(columns=["High", "Low", "Volume"]).round(6)
+    table.round(2 if form is None else 6).to_csv(
+        tmp_path / "AAA.csv", sep=";", float_format=form
+    )
+    try:
+        got = load_prices("AAA", folder=tmp_path)["close"]["AAA"].pct_change()
+    except ValueError:
+        return  # refused, which is as good
+    expected = table["Adj Close"].pct_change()
+    np.testing.assert_allclose(got[1:], expected[1:], atol=3e-4)
 
 
 def test_thousands_have_separators(read):
@@ -511,20 +605,42 @@ def test_a_byte_order_mark_and_the_newest_first(read):
 
 
 def test_words_for_nothing_are_no_prices(read):
-    raw = read("Date,Open,Close,Adj Close\n2020-03-06,null,-,\n2020-03-09,1,2,3\n")
+    raw = read("Date,Open,Close,Adj Close\n2020-03-06,null,NaN,\n2020-03-09,1,2,3\n")
     assert raw.iloc[0].isna().all() and raw.iloc[1].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("text", ["-", "$2.00", "2.0O", "Dividend", "1.2.3", "2 %"])
+@pytest.mark.parametrize("column", ["Open", "Close", "Adj Close"])
+def test_what_is_no_number_is_refused(read, text, column):
+    row = {"Date": "2020-03-09", "Open": "1", "Close": "2", "Adj Close": "3"}
+    rows = ["2020-03-06,1,2,3", ",".join((row | {column: text}).values())]
+    with pytest.raises(ValueError, match="AAA: a price is no number"):
+        read("\n".join([",".join(row), *rows, ""]))
+
+
+def test_other_columns_need_be_no_numbers(read):
+    text = "Date,Open,Close,Adj Close,Volume,Remark\n2020-03-06,1,2,3,-,holiday\n"
+    assert read(text).iloc[0].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("text", ["", "\n", "Date,Open,Close,Adj Close\n"])
+def test_a_file_without_rows_is_refused(tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "AAA.csv").write_text(text)
+    with pytest.raises(ValueError):
+        load_prices("AAA", source="folder", folder=tmp_path)
 
 
 def test_what_yfinance_writes_is_read(tmp_path):
     table = history(SPRING[:50])
     expected = table[["Open", "Close", "Adj Close"]].to_numpy()
     table.tz_localize(NEW_YORK).to_csv(tmp_path / "AAA.csv")
-    raw = sources.tidy(sources.read_csv(tmp_path / "AAA.csv"), "AAA")
+    raw = sources.tidy(sources.read_csv(tmp_path / "AAA.csv", "AAA"), "AAA")
     assert list(raw.index) == list(table.index)
     np.testing.assert_allclose(raw, expected, rtol=1e-12)
     downloaded(AAA=table).to_csv(tmp_path / "AAA.csv")
     assert (tmp_path / "AAA.csv").read_text().startswith("Price,Adj Close,Close,")
-    raw = sources.tidy(sources.read_csv(tmp_path / "AAA.csv"), "AAA")
+    raw = sources.tidy(sources.read_csv(tmp_path / "AAA.csv", "AAA"), "AAA")
     assert list(raw.index) == list(table.index)
     np.testing.assert_allclose(raw, expected, rtol=1e-12)
 
@@ -537,12 +653,48 @@ def downloaded(**tables):
 
 def test_a_file_of_several_tickers_is_not_read_as_its_first(tmp_path):
     tables = {"AAA": history(SPRING), "BBB": history(SPRING, 1)}
+    tables |= {"^CCC": history(SPRING, 2), "BBB-B": history(SPRING, 3)}
+    for ticker, table in tables.items():
+        downloaded(**tables).to_csv(tmp_path / f"{ticker}.csv")
+        raw = sources.from_folder(ticker, tmp_path).raw
+        assert list(raw.columns) == ["Open", "Close", "AdjClose"]
+        expected = table[["Open", "Close", "Adj Close"]]
+        np.testing.assert_allclose(raw, expected, rtol=1e-12)
+        assert list(raw.index) == list(SPRING)
+
+
+def test_a_ticker_that_others_lack_days_of_has_no_prices_there(tmp_path):
+    tables = {"AAA": history(SPRING), "BBB": history(SPRING[20:], 1)}
     downloaded(**tables).to_csv(tmp_path / "BBB.csv")
-    try:
-        raw = sources.from_folder("BBB", tmp_path).raw
-    except ValueError:
-        return  # refused, which is as good
-    np.testing.assert_allclose(raw.Close, tables["BBB"].Close)
+    table = load_prices("BBB", source="folder", folder=tmp_path)
+    np.testing.assert_allclose(
+        table["close"]["BBB"], tables["BBB"]["Adj Close"], rtol=1e-12
+    )
+    assert "20 days without any price left out" in table.attrs["repairs"][0]
+
+
+def test_a_file_of_other_tickers_is_refused(tmp_path):
+    tables = {"AAA": history(SPRING), "^NDX": history(SPRING, 1)}
+    for ticker, held, named in (
+        ("BBB", ["AAA", "^NDX"], r"is of AAA, \^NDX"),
+        ("BBB", ["AAA"], "is of AAA"),
+        ("AA", ["AAA"], "is of AAA"),
+        ("^AAA", ["AAA"], "is of AAA"),
+    ):
+        chosen = {name: tables[name] for name in held}
+        downloaded(**chosen).to_csv(tmp_path / f"{ticker}.csv")
+        with pytest.raises(ValueError, match=rf"{re.escape(ticker)}.csv {named}$"):
+            load_prices(ticker, source="folder", folder=tmp_path)
+    downloaded(**{"^NDX": tables["^NDX"]}).to_csv(tmp_path / "NDX.csv")
+    assert len(load_prices("^NDX", source="folder", folder=tmp_path)) == len(SPRING)
+
+
+def test_a_download_that_is_grouped_by_ticker_is_not_read_wrongly(tmp_path):
+    tables = {"AAA": history(SPRING), "BBB": history(SPRING, 1)}
+    both = pd.concat(tables, axis=1, names=["Ticker", "Price"])
+    both.to_csv(tmp_path / "BBB.csv")
+    with pytest.raises(ValueError, match="BBB lacks the columns"):
+        load_prices("BBB", source="folder", folder=tmp_path)
 
 
 def test_an_index_and_a_fund_never_share_a_file(yahoo, tmp_path):
@@ -587,6 +739,50 @@ def test_a_file_that_was_written_at_noon_has_no_close_of_that_day(yahoo, tmp_pat
         os.utime(path, (written, written))
         table = load_prices("AAA", folder=tmp_path)
         assert table.index[-1] == pd.Timestamp(last)
+
+
+@pytest.mark.parametrize("written", ["1980-01-01 00:00", "2024-03-12 12:00"])
+def test_a_file_older_than_its_last_row_was_taken_now(yahoo, tmp_path, written):
+    """Archives give files the time of their making, or none."""
+    path = tmp_path / "AAA.csv"
+    yahoo.series["AAA"][:"2024-03-14"].to_csv(path)
+    time = pd.Timestamp(written, tz=NEW_YORK).timestamp()
+    for minute, last in (("16:29", "2024-03-13"), ("16:30", "2024-03-14")):
+        os.utime(path, (time, time))
+        yahoo.at(f"2024-03-14 {minute}")
+        table = load_prices("AAA", folder=tmp_path)
+        assert table.index[-1] == pd.Timestamp(last)
+        assert len(table.attrs["repairs"]) == (minute == "16:29")
+    assert yahoo.asked == []
+
+
+def test_a_file_of_an_older_time_than_now_keeps_it(yahoo, tmp_path):
+    """Its last row may be of a session that was not over then."""
+    path = tmp_path / "AAA.csv"
+    yahoo.series["AAA"][:"2024-03-12"].to_csv(path)
+    for hour, last in (("12:00", "2024-03-11"), ("17:00", "2024-03-12")):
+        time = pd.Timestamp(f"2024-03-12 {hour}", tz=NEW_YORK)
+        os.utime(path, (time.timestamp(), time.timestamp()))
+        assert sources.from_folder("AAA", tmp_path).made == time
+        table = load_prices("AAA", folder=tmp_path)
+        assert table.index[-1] == pd.Timestamp(last)
+
+
+def test_what_a_fresh_download_is(yahoo):
+    load_prices("AAA")  # on Thursday at noon
+    folder = Path("data/prices")
+    yahoo.at("2024-03-15 09:00")
+    for end in (None, pd.Timestamp("2024-03-15"), pd.Timestamp("2025-01-01")):
+        assert len(sources.from_cache("AAA", folder, end=end).raw) == 53
+        with pytest.raises(PricesUnavailable, match="the last download is of 2024-03-"):
+            sources.from_cache("AAA", folder, True, end)
+    behind = sources.from_cache(
+        "AAA", folder, fresh=True, end=pd.Timestamp("2024-03-14")
+    )
+    assert behind.made == pd.Timestamp("2024-03-14 16:00", tz="UTC") and not behind.new
+    yahoo.at("2024-03-14 16:00")
+    for end in (None, pd.Timestamp("2024-03-15")):
+        assert len(sources.from_cache("AAA", folder, fresh=True, end=end).raw) == 53
 
 
 def test_what_the_digest_covers():
