@@ -682,7 +682,7 @@ def test_a_new_chapter_builds_and_passes_at_once(tmp_path):
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # Chapters of the first edition, whose cells are longer than what a reader would type.
-TO_BE_REWRITTEN = {"flash-attention", "torch-compile", "long-context", "leveraged-etfs"}
+TO_BE_REWRITTEN = {"flash-attention", "torch-compile", "long-context"}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

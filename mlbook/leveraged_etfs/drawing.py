@@ -24,10 +24,12 @@ def heat(ax, table: pd.DataFrame, low, high, form="{:.2f}", even=None, size=8):
         norm = LogNorm if even == 1 else TwoSlopeNorm
         norm = norm(low, high) if even == 1 else norm(even, low, high)
         colours = "RdBu"
-    image = ax.imshow(values, aspect="auto", cmap=colours, norm=norm)
+    image = ax.imshow(
+        np.clip(values, low, high), aspect="auto", cmap=colours, norm=norm
+    )
     for (i, j), value in np.ndenumerate(values):
         if np.isfinite(value):
-            red, green, blue, _ = image.cmap(norm(value))
+            red, green, blue, _ = image.cmap(norm(np.clip(value, low, high)))
             dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
             colour = "#ffffff" if dark else "#111111"
             ax.text(

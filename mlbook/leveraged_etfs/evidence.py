@@ -44,7 +44,8 @@ class Evidence:
             io.StringIO(self.recorded[name]),
             orient="split",
             convert_axes=False,
-            convert_dates=False,
+            dtype=False,
+            precise_float=True,
         )
 
     def claim(

@@ -40,15 +40,17 @@ def unit_value(
     last = np.r_[0.0, values.to_numpy(float)[:-1]]
     reached = last if before is None else before.to_numpy(float)
     held = reached + paid
-    short = held < -max(CENT, 1e-6 * paid.max())
+    empty = 1e-6 * paid.clip(min=0).cumsum()
+    short = held < -np.maximum(CENT, empty)
     if short.any():
         day = values.index[short][0]
         raise ValueError(
             f"on {day:%Y-%m-%d} more was taken out than there was before; `before` says what there was"
         )
     # An account that is empty, but for a cent in ten thousand dollars, changes by nothing; what is lost is lost
-    empty = 1e-6 * paid.clip(min=0).sum()
-    until = np.divide(reached, last, out=np.ones_like(last), where=last > empty)
+    until = np.divide(
+        reached, last, out=np.ones_like(last), where=last > np.r_[0, empty[:-1]]
+    )
     since = np.divide(values, held, out=np.ones_like(last), where=held > empty)
     return pd.Series(np.cumprod(until * since), values.index)
 
@@ -81,7 +83,8 @@ def money_weighted(values: pd.Series, flows: pd.Series) -> float:
         return float(rate)
     # Several rates, or one that is near a total loss: search the logarithms of rates from −99.9999 % on
     excess = lambda x: float(np.exp(x * years) @ flows.to_numpy() - last)  # noqa: E731
-    tried = np.linspace(-14, 7, 2101)
+    tried = 0.01 * np.sinh(np.linspace(-12, 12, 2401))
+    tried = tried[np.abs(tried) * years.max() < 700]
     over = np.array([excess(x) >= 0 for x in tried])
     found = np.flatnonzero(over[1:] != over[:-1])
     rates = [math.expm1(brentq(excess, *tried[i : i + 2], xtol=1e-13)) for i in found]

@@ -89,6 +89,8 @@ def from_folder(ticker: str, folder) -> Found:
             path = there[name]
             made = pd.Timestamp(path.stat().st_mtime, unit="s", tz="UTC")
             raw = tidy(read_csv(path, ticker), ticker)
+            if raw.empty:
+                raise ValueError(f"{path} has no rows")
             if raw.index[-1] > made.tz_localize(None) + pd.Timedelta(days=1):
                 made = pd.Timestamp.now("UTC")  # an archive's time, not the download's
             return Found(raw, f"{name} in MLBOOK_PRICES", path, made)
@@ -134,7 +136,7 @@ def from_yahoo(ticker: str, cache: Path, tries: int = 3) -> Found:
     except ModuleNotFoundError as error:
         raise PricesUnavailable("yfinance is not installed") from error
     made = pd.Timestamp.now("UTC")
-    if len(_failed) > 1 and made - _failed[-2] < PAUSE:
+    if len(_failed) > 1 and made - _failed[-1] < PAUSE:
         raise PricesUnavailable("Yahoo has just failed twice and is left alone a while")
     logging.getLogger("yfinance").setLevel(logging.CRITICAL)  # what it says is raised
     for wait in [*(2.0**i for i in range(1, tries)), None]:
@@ -202,7 +204,10 @@ def read_csv(path: Path, ticker: str) -> pd.DataFrame:
         first = file.readline()
     european = {"sep": ";", "decimal": ",", "thousands": "."}
     how = european if ";" in first else {"thousands": ","}
-    table = pd.read_csv(path, encoding="utf-8-sig", converters={0: str}, **how)
+    how["encoding"] = "utf-8-sig"
+    table = pd.read_csv(path, **how)
+    texts = pd.read_csv(path, usecols=[0], dtype=str, keep_default_na=False, **how)
+    table.isetitem(0, texts.iloc[:, 0])  # "n/a" stays as it stands
     if list(table.iloc[:2, 0]) == ["Ticker", "Date"]:  # the three headings of yfinance
         mine = (table.iloc[0] == ticker).to_numpy()
         if not mine.any():
