@@ -34,8 +34,13 @@ class Evidence:
         """
         if name in self.measured:
             raise ValueError(f"there is a table {name!r} already")
+        table = None
         if measure and set(tickers) <= set(self.prices):
-            table = measure()
+            try:
+                table = measure()
+            except ValueError as error:  # prices that do not reach as far, say
+                print(f"{name} is not measured: {error}")
+        if table is not None:
             self.measured[name] = table.to_json(orient="split", double_precision=15)
             return table
         if name not in self.recorded:
@@ -50,16 +55,17 @@ class Evidence:
 
     def claim(
         self,
-        name: str,
+        names: str | Iterable[str],
         id: str,
         statement: str,
         measured: Callable[[], float],
         **options,
     ) -> None:
-        """`mlbook.claim` about the table `name`: measured here, or from the record; a line says so where there is neither."""
-        if name in self.measured:
+        """`mlbook.claim` about tables: measured here, or from the record if one of them is; or a line where one is neither."""
+        names = {names} if isinstance(names, str) else set(names)
+        if names <= set(self.measured):
             claim(id, statement, measured=measured(), **options)
-        elif name in self.recorded:
+        elif names <= set(self.measured) | set(self.recorded):
             claim(id, statement, measured=measured(), recorded=self.record, **options)
         else:
             print(f"{id} needs real prices")

@@ -113,7 +113,7 @@ def policy_rate(days: pd.DatetimeIndex) -> pd.Series:
 def price_level(days: pd.DatetimeIndex) -> pd.Series:
     """Consumer prices on each of `days` over those of the first: what a value is divided by to be real.
 
-    Between two Decembers they grow by a constant rate; beyond the table, by its last year's.
+    Between two Decembers they grow by a constant rate; beyond the table, by its last year's, and a warning says so.
 
     Raises:
         ValueError: days are not in order, or lie before December 1998.
@@ -126,6 +126,8 @@ def price_level(days: pd.DatetimeIndex) -> pd.Series:
     logs = np.log(np.float64(CPI.split()))
     years = np.arange(len(logs)) + 1998 + 11.5 / 12  # the middle of December
     at = days.year + (days.day_of_year - 0.5) / (365 + days.is_leap_year)
+    if at.max() > years[-1] + 1:
+        warnings.warn("consumer prices are tabulated to December 2024", stacklevel=2)
     level = np.interp(at, years, logs) + np.maximum(at - years[-1], 0) * (
         logs[-1] - logs[-2]
     )

@@ -12,6 +12,7 @@ from mlbook.leveraged_etfs.sources import PricesUnavailable
 
 FIELDS = ["open", "close"]
 CLOSED = 7  # the longest closure since 1990, in calendar days (September 2001)
+DAY = pd.Timedelta(days=1)
 GAPS = 0.01  # of a table's days: what may be missing in some series
 STILL = 0.005  # of a series' days: how many may stand still without being told; some do by chance
 ROUNDING = 5e-4  # between two rows of one day that are the same price, rounded
@@ -67,8 +68,11 @@ def load_prices(
                 f"{ticker} has no prices from {_day(start)} to {_day(end)}: "
                 f"it goes from {_day(found.raw.index[0])} to {_day(found.raw.index[-1])}"
             )
+        last, due = series[ticker].index[-1], pd.Timestamp.now()
+        if end is not None and last < min(end, due) - CLOSED * DAY:
+            told.append(f"{ticker} ends on {_day(last)}")
         if found.new:
-            sources.keep(found)
+            told += sources.keep(found)
         attrs["sources"][ticker] = (
             f"{found.source}, sha256 {sources.digest(found.raw)[:8]}"
         )
@@ -83,18 +87,18 @@ def load_what_is_there(
     tickers: Iterable[str], start: str | None = None, end: str | None = None, **options
 ) -> tuple[dict[str, pd.DataFrame], list[str]]:
     """`load_prices` of each ticker by itself: tables of those that can be had, and what is to be told of all."""
-    tables, told, missing = {}, [], []
+    tables, told, missing, why = {}, [], [], []
     for ticker in tickers:
         try:
             tables[ticker] = load_prices(ticker, start, end, **options)
             told += tables[ticker].attrs["repairs"]
         except ValueError as error:
-            told.append(f"not used: {error}")
+            told.append(f"{ticker} is not used: {error}")
         except PricesUnavailable as error:
             missing.append(ticker)
-            why = error
+            why.append(error)
     if missing:
-        told.append(f"missing: {', '.join(missing)}; of the last: {why}")
+        told.append(f"missing: {', '.join(missing)}; of the first: {why[0]}")
     return tables, told
 
 
@@ -148,6 +152,9 @@ def adjust(raw: pd.DataFrame, ticker: str) -> tuple[pd.DataFrame, list[str]]:
         closed = raw.index[raw.Open.isna()]
         raw["Open"] = raw.Open.fillna(raw.Close.shift()).fillna(raw.Close)
         tell("{} days without an open, for which the close before stands", closed)
+    if len(raw) and raw.iloc[-1].isna().any():
+        tell("{} last day with some of its prices left out", raw.index[-1:])
+        raw = raw[:-1]
     bad = ~(np.isfinite(raw) & (raw > 0)).all(axis=1)
     if bad.any():
         day = raw.index[bad][0]
@@ -239,10 +246,23 @@ def align(series: dict[str, pd.DataFrame], repairs: list[str]) -> pd.DataFrame:
 
 
 def join(tables: dict[str, pd.DataFrame], tickers: Iterable[str], start=None, end=None):
-    """One table of several that have one ticker each, as `load_what_is_there` gives them, cut to `start` … `end`."""
-    apart = {t: tables[t].xs(t, axis=1, level=1) for t in tickers}
-    table = align(apart, [])
-    return select(table, apart, start, end)
+    """One table of several that have one ticker each, as `load_what_is_there` gives them, from `start` to `end`.
+
+    Raises:
+        ValueError: as `align` does, or one of them begins later, or ends earlier.
+    """
+    start, end = (None if d is None else pd.Timestamp(d) for d in (start, end))
+    apart = {t: _between(tables[t].xs(t, axis=1, level=1), start, end) for t in tickers}
+    for ticker, part in apart.items():
+        late = start is not None and (
+            part.empty or part.index[0] > start + CLOSED * DAY
+        )
+        early = end is not None and (part.empty or part.index[-1] < end - CLOSED * DAY)
+        if late or early:
+            raise ValueError(
+                f"{ticker} does not reach from {_day(start)} to {_day(end)}"
+            )
+    return align(apart, [])
 
 
 def select(table: pd.DataFrame, tickers: Iterable[str], start=None, end=None):

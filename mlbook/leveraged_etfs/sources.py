@@ -122,7 +122,8 @@ def from_cache(ticker: str, cache: Path, fresh: bool = False, end=None) -> Found
         needed = found.last_over(pd.Timestamp.now("UTC"))
         if end is not None:
             needed = min(needed, end - pd.Timedelta(days=1))
-        needed = pd.offsets.BDay().rollback(needed)
+        if not (raw.index.day_of_week > 4).any():
+            needed = pd.offsets.BDay().rollback(needed)
         if found.last_over() < needed:
             raise PricesUnavailable(f"the last download is of {found.made:%Y-%m-%d}")
     return found
@@ -157,7 +158,6 @@ def from_yahoo(ticker: str, cache: Path, tries: int = 3) -> Found:
             _failed.append(made)
             raise PricesUnavailable(why) from error
     if raw is None or raw.empty:
-        _failed.append(made)
         raise PricesUnavailable(
             "Yahoo gives nothing under this name (without a connection, too)"
         )
@@ -172,8 +172,17 @@ def from_yahoo(ticker: str, cache: Path, tries: int = 3) -> Found:
     return Found(raw, f"yfinance, {made:%Y-%m-%d}", path, made, zone, close, new=True)
 
 
-def keep(found: Found) -> None:
-    """Save a download, with its digest and when and where it was made, in place of the one before."""
+def keep(found: Found) -> list[str]:
+    """Save a download, with its digest and when and where it was made, in place of the one before; what is to be told.
+
+    One that begins later than that is not saved: Yahoo has sent less than it has.
+    """
+    try:
+        before = from_cache(found.file.stem, found.file.parent).raw.index[0]
+    except PricesUnavailable:
+        before = found.raw.index[0]
+    if found.raw.index[0] > before + pd.Timedelta(days=7):
+        return [f"{found.file.stem}: Yahoo sends less than before, not kept"]
     raw = found.raw.copy()
     raw.attrs = {
         "digest": digest(raw),
@@ -181,10 +190,14 @@ def keep(found: Found) -> None:
         "zone": found.zone,
         "close": found.close,
     }
-    found.file.parent.mkdir(parents=True, exist_ok=True)
-    part = found.file.with_suffix(f".{os.getpid()}.part")
-    raw.to_parquet(part)
-    os.replace(part, found.file)
+    try:
+        found.file.parent.mkdir(parents=True, exist_ok=True)
+        part = found.file.with_suffix(f".{os.getpid()}.part")
+        raw.to_parquet(part)
+        os.replace(part, found.file)
+    except (OSError, ImportError) as error:
+        return [f"{found.file.stem}: the download is not kept: {error}"]
+    return []
 
 
 def digest(raw: pd.DataFrame) -> str:
@@ -203,7 +216,7 @@ def read_csv(path: Path, ticker: str) -> pd.DataFrame:
     with path.open(encoding="utf-8-sig") as file:
         first = file.readline()
     european = {"sep": ";", "decimal": ",", "thousands": "."}
-    how = european if ";" in first else {"thousands": ","}
+    how = european if ";" in first else {}
     how["encoding"] = "utf-8-sig"
     table = pd.read_csv(path, **how)
     texts = pd.read_csv(path, usecols=[0], dtype=str, keep_default_na=False, **how)
@@ -236,11 +249,17 @@ def tidy(table: pd.DataFrame, ticker: str) -> pd.DataFrame:
         )
     raw = pd.DataFrame({n: columns[n] for n in ("Open", "Close", "AdjClose")})
     try:
-        raw = raw.apply(pd.to_numeric).astype(float)
+        raw = raw.apply(_numbers).astype(float)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{ticker}: a price is no number: {error}") from error
     raw.index = _days(table.index, ticker)
     return raw.sort_index(kind="stable")
+
+
+def _numbers(column: pd.Series) -> pd.Series:
+    if not pd.api.types.is_numeric_dtype(column):  # "1,234.5", but not "100,35"
+        column = column.str.replace(r"(?<=\d),(?=\d{3}(\D|$))", "", regex=True)
+    return pd.to_numeric(column)
 
 
 def _days(index: pd.Index, ticker: str) -> pd.DatetimeIndex:
