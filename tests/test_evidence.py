@@ -142,6 +142,50 @@ def test_a_record_keeps_what_is_missing_and_what_is_whole():
     assert (got > 1).to_numpy().tolist() == (table > 1).to_numpy().tolist()
 
 
+def too_short():
+    raise ValueError("AAA does not reach from 2010-02-11 to 2024-07-09")
+
+
+def test_a_table_that_cannot_be_measured_is_that_of_the_record(capsys):
+    evidence = Evidence(PRICES, recorded(t=TABLE))
+    got = evidence.table("t", ["AAA"], too_short)
+    pd.testing.assert_frame_equal(got, TABLE, rtol=1e-14)
+    assert evidence.measured == {}, "it is not recorded again"
+    assert capsys.readouterr().out == (
+        "t is not measured: AAA does not reach from 2010-02-11 to 2024-07-09\n"
+    )
+    assert evidence.table("t", ["AAA"], lambda: TABLE * 2).equals(TABLE * 2)
+    assert capsys.readouterr().out == "" and list(evidence.measured) == ["t"]
+
+
+def test_a_table_that_cannot_be_measured_is_missing_without_a_record(capsys):
+    for record in (None, recorded(other=TABLE)):
+        evidence = Evidence(PRICES, record)
+        assert evidence.table("t", ["AAA"], too_short) is None
+        assert evidence.measured == {}
+        assert capsys.readouterr().out.startswith("t is not measured: AAA does not")
+    assert evidence.table("t", ["CCC"], never) is None
+    assert capsys.readouterr().out == "", "of prices that are missing others tell"
+
+
+@pytest.mark.parametrize("error", [KeyError, TypeError, ZeroDivisionError, OSError])
+def test_only_a_value_error_is_for_prices_that_do_not_do(error):
+    def wrong():
+        raise error("a mistake")
+
+    evidence = Evidence(PRICES, recorded(t=TABLE))
+    with pytest.raises(error):
+        evidence.table("t", ["AAA"], wrong)
+    assert evidence.measured == {}
+
+
+def test_a_name_that_stands_twice_is_no_missing_price():
+    evidence = Evidence(PRICES, recorded(t=TABLE))
+    evidence.table("t", ["AAA"], lambda: TABLE)
+    with pytest.raises(ValueError, match="there is a table 't' already"):
+        evidence.table("t", ["AAA"], too_short)
+
+
 # --- Claims --------------------------------------------------------------------------------------
 
 
@@ -206,6 +250,53 @@ def test_a_claim_without_its_table_is_left_out_with_a_line(displayed, capsys):
     evidence.claim("t", "etf.one", "It is", never, above=2.5, verdict="refuted")
     assert displayed == []
     assert capsys.readouterr().out == "etf.one needs real prices\n"
+
+
+@pytest.mark.parametrize("form", [list, tuple, set, iter])
+@pytest.mark.parametrize(
+    ("names", "place"),
+    [
+        (["m"], "here"),
+        (["m", "n"], "here"),
+        (["r"], "recorded on some CPU, 2026-01-02"),
+        (["r", "s"], "recorded on some CPU, 2026-01-02"),
+        (["m", "r"], "recorded on some CPU, 2026-01-02"),
+        (["r", "n", "m"], "recorded on some CPU, 2026-01-02"),
+        (["m", "none"], None),
+        (["r", "none"], None),
+        (["none", "m", "r"], None),
+    ],
+)
+def test_a_claim_of_several_tables_is_of_the_record_if_one_is(
+    displayed, capsys, form, names, place
+):
+    evidence = Evidence(PRICES, recorded(m=TABLE, r=TABLE, s=TABLE))
+    for name in "mn":
+        evidence.table(name, ["AAA"], lambda: TABLE)
+    for name in "rs":
+        evidence.table(name, ["CCC"], never)
+    assert evidence.table("none", ["CCC"], never) is None
+    value = (lambda: 2.0) if place else never
+    evidence.claim(form(names), "etf.one", "It is", value, above=1.5)
+    assert [r["place"] for r in displayed] == ([place] if place else [])
+    told = "" if place else "etf.one needs real prices\n"
+    assert capsys.readouterr().out == told
+
+
+def test_the_name_of_a_table_is_not_taken_by_its_letters(displayed, capsys):
+    evidence = Evidence(PRICES, recorded(t=TABLE))
+    evidence.table("a", ["AAA"], lambda: TABLE)
+    evidence.table("b", ["AAA"], lambda: TABLE)
+    evidence.claim("ab", "etf.one", "It is", never, above=1.5)
+    assert displayed == [] and "needs real prices" in capsys.readouterr().out
+
+
+def test_a_claim_of_a_table_that_could_not_be_measured_is_recorded(displayed, capsys):
+    evidence = Evidence(PRICES, recorded(t=TABLE))
+    table = evidence.table("t", ["AAA"], too_short)
+    evidence.claim("t", "etf.one", "It is", lambda: table.loc["x", "1"], above=1.5)
+    assert displayed[0]["place"] == "recorded on some CPU, 2026-01-02"
+    assert "is not measured" in capsys.readouterr().out
 
 
 # --- Pictures ------------------------------------------------------------------------------------

@@ -116,9 +116,22 @@ def test_the_price_level_grows_evenly_between_and_goes_on_at_last():
     steps = np.diff(np.log(price_level(days)))
     np.testing.assert_allclose(steps, np.log(296.797 / 278.802) / 365, rtol=1e-3)
     days = pd.DatetimeIndex(["2023-12-16", "2024-12-16", "2025-12-16", "2027-12-16"])
-    grown = price_level(days).to_numpy()
+    with pytest.warns(UserWarning, match="tabulated to December 2024") as told:
+        grown = price_level(days).to_numpy()
+    assert len(told) == 1 and told[0].filename == __file__
     year = 315.605 / 306.746
     np.testing.assert_allclose(grown, [1, year, year**2, year**4], rtol=2e-4)
+
+
+def test_the_price_level_warns_a_year_beyond_its_table(recwarn):
+    """The rate of the last year is a good guess of the next, and of no later one."""
+    first = pd.Timestamp("2024-01-02")
+    for last in ("2024-12-16", "2024-12-31", "2025-08-29", "2025-12-15"):
+        price_level(pd.DatetimeIndex([first, last]))
+    assert not recwarn
+    for last in ("2025-12-18", "2026-01-02", "2030-01-02"):
+        with pytest.warns(UserWarning, match="tabulated to December 2024"):
+            price_level(pd.DatetimeIndex([first, last]))
 
 
 def test_the_price_level_is_near_that_of_statsmodels():

@@ -339,3 +339,121 @@ def test_tables_of_one_ticker_each_are_joined_by_date(folder):
     assert list(both.columns) == list(whole.columns)
     expected = whole.loc["2020-01-14":"2020-01-17"]
     pd.testing.assert_frame_equal(both, expected, check_freq=False)
+
+
+def test_what_is_joined_reaches_from_start_to_end(folder):
+    """A closure of a week is granted at both."""
+    folder(AAA=raw(days=60), BBB=raw("2020-01-10", days=20, seed=1))  # to February 6th
+    tables, _ = prices.load_what_is_there(["AAA", "BBB"])
+    for start, end, first, last in (
+        ("2020-01-03", None, "2020-01-10", "2020-02-06"),
+        (None, "2020-02-13", "2020-01-10", "2020-02-06"),
+        ("2020-01-05", "2020-02-06", "2020-01-10", "2020-02-05"),
+        (None, None, "2020-01-10", "2020-02-06"),
+        (pd.Timestamp("2020-01-20"), "2020-01-21", "2020-01-20", "2020-01-20"),
+    ):
+        both = prices.join(tables, iter(["AAA", "BBB"]), start, end)
+        assert [f"{d:%Y-%m-%d}" for d in both.index[[0, -1]]] == [first, last]
+        assert (both.index.to_series().diff().dt.days.dropna() <= 3).all()
+    for start, end, told in (
+        ("2020-01-02", None, "BBB does not reach from 2020-01-02 to the beginning or"),
+        (None, "2020-02-14", "BBB does not reach from the beginning or end to 2020-02"),
+        ("2020-01-02", "2020-02-01", "BBB does not reach from 2020-01-02 to 2020-02-0"),
+        ("2020-02-10", "2020-02-20", "BBB does not reach"),  # it has nothing there
+        ("2020-02-10", None, "BBB does not reach"),
+        (None, "2020-01-02", "AAA does not reach"),
+        ("2019-12-01", "2020-02-01", "AAA does not reach"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            prices.join(tables, ["AAA", "BBB"], start, end)
+    alone = prices.join(tables, ["AAA"], "2020-01-02", "2020-02-14")
+    assert len(alone) == 31, "of the others nothing is asked"
+
+
+def test_what_lies_outside_is_cut_before_days_are_missed(folder):
+    a, b = raw(days=150), raw(days=150, seed=1)
+    folder(AAA=a, BBB=b.drop(b.index[[20, 22, 24, 26]]))
+    tables, _ = prices.load_what_is_there(["AAA", "BBB"])
+    assert len(prices.join(tables, ["AAA", "BBB"], a.index[27])) == 123
+    assert len(prices.join(tables, ["AAA", "BBB"], None, a.index[20])) == 20
+    for start, end in ((None, None), (a.index[10], a.index[40])):
+        with pytest.raises(ValueError, match=r"4 of (150|30) days are missing in some"):
+            prices.join(tables, ["AAA", "BBB"], start, end)
+
+
+@pytest.mark.parametrize("bad", [0.0, np.nan])
+@pytest.mark.parametrize(
+    "lacks", [["Open"], ["Close"], ["AdjClose"], ["Open", "AdjClose"]]
+)
+def test_a_last_row_that_lacks_prices_is_left_out_and_told(folder, bad, lacks):
+    frame = raw()
+    frame.loc[frame.index[-1], lacks] = bad
+    folder(AAA=frame)
+    table = load_prices("AAA")
+    np.testing.assert_allclose(table["close"]["AAA"], frame.AdjClose[:-1])
+    assert table.attrs["repairs"] == [
+        "AAA: 1 last day with some of its prices left out, the last 2020-02-12"
+    ]
+    frame.loc[frame.index[-2], lacks] = bad  # two of them are no accident
+    folder(AAA=frame)
+    with pytest.raises(ValueError, match="missing or not positive on 2020-02-11"):
+        load_prices("AAA")
+
+
+def test_only_the_last_row_may_lack_prices_and_none_be_wrong(folder):
+    frame = raw()
+    frame.loc[frame.index[-2], "Close"] = np.nan
+    folder(AAA=frame)
+    with pytest.raises(ValueError, match="missing or not positive on 2020-02-11"):
+        load_prices("AAA")
+    for bad in (-1.0, np.inf):
+        frame = raw()
+        frame.loc[frame.index[-1], "Close"] = bad
+        folder(AAA=frame)
+        with pytest.raises(ValueError, match="missing or not positive on 2020-02-12"):
+            load_prices("AAA")
+    folder(AAA=raw(days=1).assign(Close=np.nan))
+    with pytest.raises(ValueError, match="AAA has no prices"):
+        load_prices("AAA")
+
+
+def test_the_last_row_is_the_last_that_has_any_price(folder):
+    frame = raw()
+    frame.iloc[-1] = np.nan
+    frame.loc[frame.index[-2], "AdjClose"] = np.nan
+    folder(AAA=frame)
+    table = load_prices("AAA")
+    assert len(table) == 28 and len(table.attrs["repairs"]) == 2
+
+
+def test_an_index_without_its_last_open_keeps_the_row():
+    frame = raw()
+    frame.loc[frame.index[-1], "Open"] = 0.0
+    table, told = adjust(frame, "^AAA")
+    assert len(table) == 30
+    assert table.open.iloc[-1] == pytest.approx(frame.Close.iloc[-2] / 2)
+    assert told == [
+        "^AAA: 1 days without an open, for which the close before stands, the last 2020-02-12"
+    ]
+    table, told = adjust(frame, "AAA")
+    assert len(table) == 29 and "1 last day with some" in told[0]
+    frame = raw()
+    frame.loc[frame.index[-1], "Close"] = np.nan  # no open makes up for a close
+    table, told = adjust(frame, "^AAA")
+    assert len(table) == 29 and told == [
+        "^AAA: 1 last day with some of its prices left out, the last 2020-02-12"
+    ]
+
+
+def test_what_is_not_used_is_told_by_its_name(folder):
+    frame = raw()
+    frame.iloc[9:] *= 3
+    folder(BAD=frame, AAA=raw(), LATE=raw("2021-01-04"))
+    names = ["BAD", "LATE", "AAA", "a/b"]
+    tables, told = prices.load_what_is_there(names, "2020-01-02", "2020-02-10")
+    assert list(tables) == ["AAA"]
+    assert [t.split(": ")[0] for t in told] == [
+        "BAD is not used",
+        "LATE is not used",
+        "a/b is not used",
+    ]

@@ -64,7 +64,7 @@ class Yahoo:
             answer = answer.pop(0)
         if isinstance(answer, Exception):
             raise answer
-        if answer.empty:
+        if answer is None or answer.empty:
             return answer
         answer = answer.tz_localize(self.zone)
         answer = answer[answer.index <= self.now]
@@ -355,8 +355,8 @@ def test_what_is_there_is_loaded_and_the_rest_told(yahoo):
     assert list(tables) == ["AAA", "CCC"]
     assert list(tables["CCC"]["close"].columns) == ["CCC"]
     refused, missing = (t for t in told if "left out" not in t)
-    assert refused.startswith("not used: BAD on 2024-02-01")
-    assert missing.startswith("missing: NONE; of the last: no prices of NONE. folder: ")
+    assert refused.startswith("BAD is not used: BAD on 2024-02-01: the price")
+    assert missing.startswith("missing: NONE; of the first: no prices of NONE. ")
     assert missing.endswith(
         "Yahoo gives nothing under this name (without a connection, too)"
     )
@@ -367,8 +367,13 @@ def test_all_that_are_missing_are_told_in_one_line(yahoo):
     tables, told = load_what_is_there(["X1", "AAA", "X2", "X3"], end="2024-03-14")
     assert list(tables) == ["AAA"]
     (line,) = (t for t in told if "missing" in t)
-    assert line.startswith("missing: X1, X2, X3; of the last: no prices of X3. ")
+    assert line.startswith("missing: X1, X2, X3; of the first: no prices of X1. ")
     assert line == told[-1] and sum("no prices of" in t for t in told) == 1
+
+
+def down(*names):
+    """What Yahoo has of them while it cannot be reached."""
+    return {name: OSError(f"{name} is down") for name in names}
 
 
 def test_after_two_failures_in_a_row_yahoo_is_left_alone(yahoo, tmp_path):
@@ -376,15 +381,16 @@ def test_after_two_failures_in_a_row_yahoo_is_left_alone(yahoo, tmp_path):
     history(SPRING, 3)[:"2024-03-13"].to_csv(tmp_path / "DDD.csv")
     yahoo.asked.clear()
     names = ["X1", "X2", "X3", "AAA", "DDD", "X4", "X5"]
+    yahoo.series |= down(*names)
     tables, told = load_what_is_there(names, end="2024-03-14", folder=tmp_path)
     assert list(tables) == ["AAA", "DDD"]
-    assert told[-1].startswith("missing: X1, X2, X3, X4, X5; of the last: ")
-    assert told[-1].endswith("Yahoo has just failed twice and is left alone a while")
+    assert told[-1].startswith("missing: X1, X2, X3, X4, X5; of the first: no prices")
+    assert told[-1].endswith("OSError: X1 is down"), "what happened, not the pause"
     assert yahoo.asked == ["X1", "X2"]
 
 
 def test_yahoo_is_left_alone_by_whoever_asks(yahoo):
-    yahoo.series["X2"] = OSError("down")
+    yahoo.series |= down("X1", "X2")
     for name in ("X1", "X2"):
         with pytest.raises(PricesUnavailable):
             load_prices(name)
@@ -400,6 +406,7 @@ def test_yahoo_is_left_alone_by_whoever_asks(yahoo):
 
 
 def test_yahoo_is_asked_again_after_a_pause(yahoo):
+    yahoo.series |= down("X1", "X2")
     for _ in range(3):
         load_what_is_there(["X1", "X2", "AAA"])
     assert yahoo.asked == ["X1", "X2"]
@@ -414,14 +421,43 @@ def test_yahoo_is_asked_again_after_a_pause(yahoo):
 
 def test_the_pause_begins_with_the_second_failure(yahoo):
     """A connection that hangs for a minute has not been left alone after two of them."""
+    yahoo.series |= down("X1")
     for minute, asked in (("12:00", 1), ("12:01", 2), ("12:02", 2), ("12:03", 3)):
         yahoo.at(f"2024-03-14 {minute}")
         load_what_is_there(["X1"])
         assert len(yahoo.asked) == asked, minute
 
 
+def test_names_that_yahoo_does_not_know_are_no_failures(yahoo):
+    names = ["X1", "X2", "X3", "X4", "AAA"]
+    yahoo.series["X4"] = None  # as some releases of yfinance answer
+    tables, told = load_what_is_there(names, end="2024-03-14")
+    assert list(tables) == ["AAA"] and yahoo.asked == names
+    assert told[-1].endswith("under this name (without a connection, too)")
+    assert sources._failed == []
+    with pytest.raises(PricesUnavailable, match="gives nothing under this name"):
+        load_prices("X1")
+
+
+def test_an_empty_answer_is_neither_failure_nor_success(yahoo):
+    """It comes without a connection, too."""
+    yahoo.series |= down("X1", "X2")
+    load_what_is_there(["X1", "NONE", "X2", "NONE", "AAA"])
+    assert yahoo.asked == ["X1", "NONE", "X2"]
+
+
+def test_a_rate_limit_counts_once(yahoo):
+    from yfinance.exceptions import YFRateLimitError
+
+    yahoo.series |= dict.fromkeys(["X1", "X2"], YFRateLimitError())
+    tables, told = load_what_is_there(["X1", "X2", "AAA"])
+    assert tables == {} and yahoo.asked == ["X1"] * 3 + ["X2"] * 3
+    assert "(3 tries); wait some minutes" in told[-1]
+
+
 def test_an_answer_between_two_failures_counts(yahoo):
     yahoo.series |= {"BBB": history(SPRING, 1), "CCC": history(SPRING, 2)}
+    yahoo.series |= down("X1", "X2", "X3")
     tables, _ = load_what_is_there(["X1", "AAA", "X2", "BBB", "X3", "CCC"])
     assert list(tables) == ["AAA", "BBB", "CCC"] and len(yahoo.asked) == 6
 
@@ -429,7 +465,7 @@ def test_an_answer_between_two_failures_counts(yahoo):
 def test_prices_that_are_refused_are_an_answer(yahoo):
     bad = history(SPRING, 1)
     bad.loc["2024-02-01":] *= 3
-    yahoo.series |= {"BAD": bad}
+    yahoo.series |= {"BAD": bad} | down("X1", "X2")
     tables, _ = load_what_is_there(["X1", "BAD", "X2", "AAA"])
     assert list(tables) == ["AAA"]
     assert yahoo.asked == ["X1", "BAD", "X2", "AAA"]
@@ -453,6 +489,158 @@ def test_old_prices_of_a_cache_are_no_answer_of_yahoo(yahoo):
     tables, _ = load_what_is_there(names, end="2024-04-01")
     assert list(tables) == names
     assert yahoo.asked == ["AAA", "BBB"]
+
+
+# --- What is kept, and what is told --------------------------------------------------------------
+
+
+def test_a_download_that_begins_later_than_the_kept_one_is_told_and_not_kept(yahoo):
+    whole = yahoo.series["AAA"]
+    load_prices("AAA", end="2024-04-01")
+    before = Path("data/prices/AAA.parquet").read_bytes()
+    yahoo.at("2024-03-15 17:00")
+    yahoo.series["AAA"] = whole["2024-01-10":]  # eight days after January 2nd
+    table = load_prices("AAA", end="2024-04-01")
+    assert table.index[[0, -1]].tolist() == [
+        pd.Timestamp("2024-01-10"),
+        pd.Timestamp("2024-03-15"),
+    ]
+    assert table.attrs["repairs"] == ["AAA: Yahoo sends less than before, not kept"]
+    assert Path("data/prices/AAA.parquet").read_bytes() == before
+    load_prices("AAA", end="2024-04-01")
+    assert len(yahoo.asked) == 3, "it is asked again, as long as nothing new is kept"
+    yahoo.series["AAA"] = whole
+    assert load_prices("AAA", end="2024-04-01").attrs["repairs"] == []
+    assert len(load_prices("AAA", source="cache")) == len(whole[:"2024-03-15"])
+
+
+@pytest.mark.parametrize("first", ["2023-12-28", "2024-01-02", "2024-01-09"])
+def test_a_download_may_begin_a_week_later_or_earlier(yahoo, first):
+    load_prices("AAA")
+    yahoo.at("2024-03-15 17:00")
+    yahoo.series["AAA"] = history(pd.bdate_range(first, "2024-04-30"))
+    table = load_prices("AAA", source="yfinance")
+    assert table.attrs["repairs"] == []
+    assert load_prices("AAA", source="cache").index[0] == pd.Timestamp(first)
+
+
+def test_a_damaged_file_is_replaced_whatever_it_began_with(yahoo):
+    path = load_prices("AAA").attrs["files"]["AAA"]
+    path.write_bytes(b"PAR1")
+    yahoo.series["AAA"] = yahoo.series["AAA"]["2024-02-01":]
+    assert load_prices("AAA").attrs["repairs"] == [
+        "AAA: 2024-03-14 left out, its session was not over when the prices were taken"
+    ]
+    assert load_prices("AAA", source="cache").index[0] == pd.Timestamp("2024-02-01")
+
+
+def test_a_ticker_with_a_point_keeps_its_name_in_what_is_told(yahoo):
+    yahoo.series["BRK.B"] = history(SPRING)
+    load_prices("BRK.B")
+    assert cached() == ["BRK.B.parquet"]
+    yahoo.series["BRK.B"] = history(SPRING[20:])
+    (_, told) = load_prices("BRK.B", source="yfinance").attrs["repairs"]
+    assert told == "BRK.B: Yahoo sends less than before, not kept"
+
+
+def test_a_download_that_cannot_be_written_is_told_and_used(yahoo, monkeypatch):
+    yahoo.at("2024-03-14 17:00")
+    Path("data").write_text("a file, and no folder")
+    (told,) = load_prices("AAA").attrs["repairs"]
+    assert told.startswith("AAA: the download is not kept: ")
+    Path("data").unlink()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(sources.os, "replace", full)
+        tables, told = load_what_is_there(["AAA"])
+    assert len(tables["AAA"]) == 53
+    assert told == ["AAA: the download is not kept: [Errno 28] No space left on device"]
+    assert len(yahoo.asked) == 2 and "AAA.parquet" not in cached()
+    assert load_prices("AAA").attrs["repairs"] == [] and "AAA.parquet" in cached()
+
+
+@pytest.mark.parametrize("source", ["auto", "yfinance"])
+def test_without_a_package_for_parquet_a_download_is_told_and_used(
+    yahoo, monkeypatch, source
+):
+    def missing(*_):
+        raise ImportError("Unable to find a usable engine")
+
+    yahoo.at("2024-03-14 17:00")
+    monkeypatch.setattr("pandas.io.parquet.get_engine", missing)
+    (told,) = load_prices("AAA", source=source).attrs["repairs"]
+    assert told == "AAA: the download is not kept: Unable to find a usable engine"
+
+
+def test_a_series_with_weekends_is_stale_over_the_weekend(yahoo):
+    daily = pd.date_range("2024-01-01", "2024-04-30")
+    yahoo.zone, yahoo.closes = "UTC", "23:59"
+    yahoo.series["COIN-USD"] = history(daily)
+    for now, last, times in (
+        ("2024-03-16 12:00", "2024-03-15", 1),  # Saturday
+        ("2024-03-17 00:28", "2024-03-15", 1),
+        ("2024-03-17 00:30", "2024-03-16", 2),  # half an hour after its close
+        ("2024-03-18 00:10", "2024-03-16", 2),
+        ("2024-03-18 01:00", "2024-03-17", 3),  # Monday, for the row of Sunday
+    ):
+        yahoo.at(now, "UTC")
+        table = load_prices("COIN-USD", end="2024-04-01")
+        assert table.index[-1] == pd.Timestamp(last), now
+        assert len(yahoo.asked) == times, now
+
+
+def test_the_end_of_a_series_with_weekends_may_be_a_weekend(yahoo):
+    yahoo.zone, yahoo.closes = "UTC", "23:59"
+    yahoo.series["COIN-USD"] = history(pd.date_range("2024-01-01", "2024-04-30"))
+    yahoo.at("2024-03-16 12:00", "UTC")
+    load_prices("COIN-USD")
+    yahoo.at("2024-03-20 12:00", "UTC")
+    for end, last, times in (
+        ("2024-03-16", "2024-03-15", 1),
+        ("2024-03-17", "2024-03-16", 2),  # of Saturday, which was not over
+        ("2024-03-18", "2024-03-17", 2),
+    ):
+        table = load_prices("COIN-USD", end=end)
+        assert table.index[-1] == pd.Timestamp(last)
+        assert len(yahoo.asked) == times, end
+
+
+def test_a_series_without_weekends_is_fresh_if_it_lacks_only_them(yahoo):
+    yahoo.at("2024-03-15 18:00")  # Friday
+    load_prices("AAA")
+    yahoo.at("2024-03-25 12:00")
+    load_prices("AAA", end="2024-03-18")
+    assert len(yahoo.asked) == 1
+    load_prices("AAA", end="2024-03-19")
+    assert len(yahoo.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("now", "end", "told"),
+    [
+        ("2024-03-06 23:00", "2024-04-01", 0),  # less than a week after February 29th
+        ("2024-03-07 12:00", "2024-04-01", 1),
+        ("2024-04-20 12:00", "2024-03-07", 0),
+        ("2024-04-20 12:00", "2024-03-08", 1),
+        ("2024-04-20 12:00", "2024-02-20", 0),
+        ("2024-04-20 12:00", "2030-01-01", 1),
+        ("2024-04-20 12:00", None, 0),  # all that there is
+    ],
+)
+def test_a_series_that_has_ended_is_told(yahoo, now, end, told):
+    yahoo.series["AAA"] = yahoo.series["AAA"][:"2024-02-29"]
+    yahoo.at("2024-03-06 17:00")
+    load_prices("AAA")  # the cache has it from then on
+    yahoo.at(now, "UTC")
+    for source in ("cache", "auto"):
+        table = load_prices("AAA", end=end, source=source)
+        expected = ["AAA ends on 2024-02-29"] * told
+        assert table.attrs["repairs"] == expected
+    _, said = load_what_is_there(["AAA"], end=end)
+    assert said == expected
 
 
 # --- Files ---------------------------------------------------------------------------------------
@@ -596,6 +784,52 @@ def test_thousands_have_separators(read):
     heading = heading.replace(",", ";")
     raw = read(heading + "06.03.2020;1.234,5;12.345,25;1.234.567,0\n")
     assert raw.iloc[0].tolist() == [1234.5, 12345.25, 1234567]
+
+
+@pytest.mark.parametrize(
+    "text", ["100,35", "1,2345", "1,23,456.7", ",123", "1,", "1.234,5", "1.234,567"]
+)
+def test_a_comma_that_separates_no_thousands_is_refused(read, text):
+    heading = "Date,Open,Close,Adj Close\n"
+    for row in (f'"{text}",1,1', f'1,"{text}",1', f'1,1,"{text}"'):
+        with pytest.raises(ValueError, match="AAA: a price is no number"):
+            read(f"{heading}2020-03-05,1,1,1\n2020-03-06,{row}\n")
+
+
+def test_thousands_may_be_separated_in_some_rows_only(read):
+    heading = "Date,Open,Close,Adj Close\n"
+    rows = '2020-03-06,999.5,"1,000.25",1000\n2020-03-09,,"-1,234,567.125",null\n'
+    raw = read(heading + rows)
+    assert raw.iloc[0].tolist() == [999.5, 1000.25, 1000]
+    assert raw.iloc[1].tolist()[1] == -1234567.125
+    assert raw.isna().sum().tolist() == [1, 0, 1]
+
+
+def test_columns_of_numbers_and_texts_lose_neither():
+    """A table may hold both: pandas reads long files in parts, each by itself."""
+    table = pd.DataFrame(
+        {
+            "Open": [1.5, "2.5", 3],
+            "Close": ["1,001.5", 2.5, np.nan],
+            "Adj Close": [1, 2, 3],
+        },
+        THREE,
+    ).astype({"Open": object, "Close": object})
+    raw = sources.tidy(table, "AAA")
+    assert raw.Open.tolist() == [1.5, 2.5, 3.0]
+    assert raw.Close.tolist()[:2] == [1001.5, 2.5] and np.isnan(raw.Close.iloc[2])
+
+
+@pytest.mark.filterwarnings("ignore::pandas.errors.DtypeWarning")
+def test_a_long_download_of_many_tickers_loses_no_rows(tmp_path):
+    """From 22 tickers on, pandas reads 4096 rows at a time, and only the first have texts above them."""
+    days = pd.bdate_range("2004-01-01", periods=4200)
+    table = history(days).round(2)
+    names = ["AAA", *(f"B{i}" for i in range(24))]
+    downloaded(**dict.fromkeys(names, table)).to_csv(tmp_path / "AAA.csv")
+    got = load_prices("AAA", folder=tmp_path, source="folder")
+    assert got.attrs["repairs"] == []
+    np.testing.assert_allclose(got["close"]["AAA"], table["Adj Close"])
 
 
 def test_a_byte_order_mark_and_the_newest_first(read):

@@ -20,6 +20,9 @@ MONTHS = {
     "year": 12,
     "never": math.inf,
 }
+SLACK = (
+    1e-6  # of an account: a cent in ten thousand dollars, by which an order may miss
+)
 DUST = 1e-12  # of what is traded: a rounding
 
 # (closes before today (days, n), today's prices of trade (n,), units held (n,), cash) → dollars to buy of each
@@ -99,12 +102,12 @@ def simulate(
         at: trade at the "open" or the "close".
         tax: on realised gains; none unless given.
     Raises:
-        ValueError: a cost outside [0, 1), prices or flows that are not fit, an order or a withdrawal of more than there
+        ValueError: a cost outside [0, 0.5), prices or flows that are not fit, an order or a withdrawal of more than there
             is. The message says on which day.
     """
     check_prices(prices)
     check_series(flows, "a flow", prices.index, some=True)
-    if not 0 <= cost < 1:
+    if not 0 <= cost < 0.5:
         raise ValueError(f"cost is a fraction of the traded dollars, got {cost}")
     if at not in ("open", "close"):
         raise ValueError(f"trades are at the 'open' or the 'close', got {at!r}")
@@ -122,7 +125,8 @@ def simulate(
     def fill(d: int, dollars: np.ndarray) -> None:
         nonlocal cash
         worth = units * trade[d]
-        if not (dollars >= -worth - CENT).all():
+        slack = _slack(worth.sum() + max(cash, 0.0))
+        if not (dollars >= -worth - slack).all():
             raise ValueError(
                 f"on {days[d]:%Y-%m-%d} the rule sells more than is held: {dollars.tolist()}"
             )
@@ -130,11 +134,11 @@ def simulate(
         amounts = np.where(everything, -units, dollars / trade[d])
         fees = cost * np.abs(amounts * trade[d])
         cash -= (amounts * trade[d]).sum() + fees.sum()
-        if cash < -CENT:
+        if cash < -slack:
             raise ValueError(
                 f"on {days[d]:%Y-%m-%d} the rule spends {-cash:.2f} more than there is"
             )
-        if cash < DUST * np.abs(dollars).sum():
+        if abs(cash) < DUST * np.abs(dollars).sum():
             cash = 0.0
         units[:] = np.where(everything, 0.0, units + amounts)
         for i in np.flatnonzero(amounts):
@@ -150,15 +154,21 @@ def simulate(
         missing = taxes[d] - cash
         if missing > 0:
             worth, sale = units @ trade[d], missing / (1 - cost)
-            if sale > worth + CENT:
+            if sale > worth + _slack(worth):
                 raise ValueError(
                     f"on {days[d]:%Y-%m-%d} {missing:.2f} more is to be paid out than there is"
                 )
             if worth:
                 fill(d, -units * trade[d] * min(sale / worth, 1.0))
-        cash = max(cash - taxes[d], 0.0)  # below 0 by a rounding
-        orders = rule(past[:d], trade[d], units.copy(), cash)
+        cash -= taxes[d]
+        if cash < 0 and not units.any():  # all was paid out, but for less than a cent
+            cash = 0.0
+        orders = rule(past[:d], trade[d], units.copy(), max(cash, 0.0))
         if orders is not None:
+            if isinstance(orders, pd.Series):
+                orders = orders.reindex(tickers)
+            if np.shape(orders) != (len(tickers),):
+                raise ValueError(f"a rule orders dollars of {tickers}, got {orders!r}")
             fill(d, np.asarray(orders, float))
         held[d], cashes[d] = units, cash
         values[d] = cash + units @ closes[d]
@@ -172,6 +182,11 @@ def simulate(
     trades = pd.DataFrame(rows, columns=["day", "ticker", "units", "price", "cost"])
     held = pd.DataFrame(held, days, tickers)
     return Run(*series[:4], held, trades, series[4], owed, latent)
+
+
+def _slack(account: float) -> float:
+    """Dollars by which an order may miss what is there: a cent, less in a small account. They are owed, not given."""
+    return min(CENT, 1e-3 * account) + DUST * account
 
 
 def behind(risky, safe, target):

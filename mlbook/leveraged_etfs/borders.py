@@ -40,7 +40,8 @@ def check_prices(prices: pd.DataFrame) -> None:
     if list(prices["open"].columns) != list(prices["close"].columns):
         raise ValueError("prices need an open and a close of each ticker")
     check_days(prices.index, "prices")
-    good = (np.isfinite(prices) & (prices > 0)).all(axis=1)
+    priced = prices[["open", "close"]]
+    good = (np.isfinite(priced) & (priced > 0)).all(axis=1)
     if not good.all():
         day = prices.index[~good][0]
         raise ValueError(

@@ -161,7 +161,7 @@ def simulated_funds(
             raw["Close"] / before - 1, leverage, policy_rate(raw.index), fee, spread
         )
         close = 100 * (1 + returns).cumprod()
-        overnight = 1 + leverage * (raw["Open"] / before - 1)
+        overnight = (1 + leverage * (raw["Open"] / before - 1)).clip(lower=0.0)
         series[ticker] = pd.DataFrame(
             {"open": close.shift(fill_value=100.0) * overnight, "close": close}
         )
@@ -172,8 +172,10 @@ def with_cash(table: pd.DataFrame) -> pd.DataFrame:
     """`table` with one more ticker, CASH: a dollar that earns `policy_rate` from close to close.
 
     Raises:
-        ValueError: as `policy_rate`.
+        ValueError: as `policy_rate`, or the table has it already.
     """
+    if "CASH" in table["close"]:
+        raise ValueError("the table has CASH already")
     nights = table.index.to_series().diff().dt.days.fillna(0) / 360  # money market days
     close = (1 + policy_rate(table.index) * nights).cumprod()
     cash = pd.concat({("open", "CASH"): close, ("close", "CASH"): close}, axis=1)

@@ -33,7 +33,7 @@ def probabilistic_sharpe(returns: np.ndarray, benchmark: float = 0.0) -> float:
         ValueError: fewer than three returns, or returns that are missing or all the same.
     """
     r = np.asarray(returns, float)
-    if len(r) < 3 or not np.isfinite(r).all() or not r.std():
+    if len(r) < 3 or not np.isfinite(r).all() or r.std() < 1e-12 * np.abs(r).max():
         raise ValueError(
             "a Sharpe ratio needs three returns, finite and not all the same"
         )

@@ -12,6 +12,7 @@ from mlbook.leveraged_etfs.borders import check_series
 
 YEAR = 365.25  # calendar days in a year
 CENT = 0.01
+ROUNDING = 1e-9
 
 
 def unit_value(
@@ -37,21 +38,26 @@ def unit_value(
         raise ValueError(
             f"nothing is paid in on the first day, {values.index[0]:%Y-%m-%d}"
         )
-    last = np.r_[0.0, values.to_numpy(float)[:-1]]
+    worth = values.to_numpy(float)
+    last = np.r_[0.0, worth[:-1]]
+    if before is not None:
+        check_series(before, "a value before a flow", values.index)
     reached = last if before is None else before.to_numpy(float)
     held = reached + paid
-    empty = 1e-6 * paid.clip(min=0).cumsum()
-    short = held < -np.maximum(CENT, empty)
+    short = held < -(CENT + ROUNDING * reached)
     if short.any():
         day = values.index[short][0]
         raise ValueError(
             f"on {day:%Y-%m-%d} more was taken out than there was before; `before` says what there was"
         )
-    # An account that is empty, but for a cent in ten thousand dollars, changes by nothing; what is lost is lost
-    until = np.divide(
-        reached, last, out=np.ones_like(last), where=last > np.r_[0, empty[:-1]]
-    )
-    since = np.divide(values, held, out=np.ones_like(last), where=held > empty)
+    # Who has taken out everything, but for a cent, holds nothing until the next payment; who has lost it goes on
+    closed = (paid < 0) & (held <= CENT + ROUNDING * reached)
+    state = np.where(closed, 0.0, np.where(paid > 0, 1.0, np.nan))
+    inside = pd.Series(state).ffill().to_numpy() > 0
+    was_inside = np.r_[False, inside[:-1]]
+    until, since = np.ones_like(worth), np.ones_like(worth)
+    np.divide(reached, last, out=until, where=was_inside & (last > 0))
+    np.divide(worth, held, out=since, where=inside & (held > 0))
     return pd.Series(np.cumprod(until * since), values.index)
 
 
@@ -145,7 +151,7 @@ def metrics(
     cagr = (u[-1] / start) ** (1 / years) - 1 if years else math.nan
 
     def ratio(over, under):
-        return float(over / under) if under > 0 else math.nan
+        return float(over / under) if under > ROUNDING * abs(over) else math.nan
 
     return {
         "cagr": float(cagr),

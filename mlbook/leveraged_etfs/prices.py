@@ -51,7 +51,9 @@ def load_prices(
         raise ValueError(
             f"source is {source!r}; it must be 'auto' or one of {', '.join(sources.ORDER)}"
         )
-    start, end = (None if d is None else pd.Timestamp(d) for d in (start, end))
+    start, end = (
+        None if d is None else pd.Timestamp(d).normalize() for d in (start, end)
+    )
     if start is not None and end is not None and end <= start:
         raise ValueError(
             f"the end, {end:%Y-%m-%d}, is not after the start, {start:%Y-%m-%d}"

@@ -276,7 +276,7 @@ def _days(index: pd.Index, ticker: str) -> pd.DatetimeIndex:
             )
         return days.rename("Date")
     texts = pd.Index(index).astype(str).str.strip()
-    iso = texts.str.match(r"\d{4}-\d\d-\d\d")
+    iso = texts.str.match(r"\d{4}-\d\d-\d\d(\D|$)")
     texts = texts.where(~iso, texts.str[:10])  # without its hour and zone
     if texts.str.fullmatch(r"\d{5}(\.0)?").all():  # a spreadsheet's count of days
         return pd.to_datetime(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
 
 SOLD = 1e-9  # of a lot: what is left of it is a rounding
@@ -65,9 +66,11 @@ class Lots:
         """Open a lot, or sell from those that are open; costs raise the basis and lower the proceeds.
 
         Raises:
-            ValueError: more is sold than the lots hold.
+            ValueError: more is sold than the lots hold, or a number is missing or 0.
         """
-        lots = self.open.setdefault(ticker, [])
+        if not units or not np.isfinite([units, price, cost]).all():
+            raise ValueError(f"{units} of {ticker} at {price} on {day}: no trade")
+        day, lots = day.normalize(), self.open.setdefault(ticker, [])
         if units > 0:
             lots.append(Lot(day, units, price + cost / units))
             return
