@@ -753,3 +753,36 @@ def test_a_withdrawal_may_miss_by_half_a_cent():
     flat = pd.DataFrame(50.0, index, columns)
     run = rebalance(flat, {"AAA": 1.0}, "never", pd.Series([100.0, -100.005], index))
     assert run.units["AAA"].iloc[-1] == 0 and run.values.iloc[-1] == 0
+
+
+def test_what_an_order_misses_is_owed():
+    """A rule that overspends by less than a cent a day buys nothing with it in the end."""
+    prices = market(400, tickers=("AAA",))
+    flows = pd.Series(1.0, prices.index[:1])
+    greedy = lambda past, price, units, cash: np.array([cash + 0.0009])  # noqa: E731
+    with pytest.raises(ValueError, match="more than there is"):
+        simulate(prices, greedy, flows)
+
+
+def test_orders_have_one_number_a_ticker_and_go_by_name():
+    prices = market(50)
+    flows = pd.Series(1000.0, prices.index[:1])
+    by_name = lambda past, price, units, cash: pd.Series({"BBB": cash, "AAA": 0.0})  # noqa: E731
+    run = simulate(prices, by_name, flows)
+    assert run.units["BBB"].iloc[-1] > 0 and not run.units["AAA"].any()
+    for orders in (5.0, [5.0], [1.0, 2.0, 3.0]):
+        with pytest.raises(ValueError, match="a rule orders dollars of"):
+            simulate(prices, lambda *_, orders=orders: orders, flows)
+
+
+def test_a_cost_of_half_of_what_is_traded_is_no_cost():
+    with pytest.raises(ValueError, match="cost is a fraction"):
+        rebalance(market(30), {"AAA": 1.0}, cost=0.5)
+    run = rebalance(market(30), {"AAA": 0.5, "BBB": 0.5}, cost=0.45, at="close")
+    assert run.values.iloc[0] == pytest.approx(10_000 / 1.45)
+
+
+def test_a_sharpe_ratio_needs_returns_that_move():
+    for returns in (np.full(10, 1e-3 / 3), [0.1] * 7):
+        with pytest.raises(ValueError, match="not all the same"):
+            probabilistic_sharpe(returns)

@@ -223,3 +223,19 @@ def test_cash_earns_the_rate_of_its_day_and_keeps_the_sources():
     assert cash.attrs == {"sources": {"A": "here"}}
     grown = cash["close"]["CASH"].pct_change().iloc[1:] * 360
     np.testing.assert_allclose(grown, [0.05125, 0.05375])
+
+
+def test_cash_is_added_once_and_a_fund_opens_at_no_less_than_nothing():
+    days = pd.bdate_range("2023-08-01", periods=3)
+    columns = pd.MultiIndex.from_product([["open", "close"], ["A"]])
+    table = with_cash(pd.DataFrame(1.0, days, columns))
+    with pytest.raises(ValueError, match="CASH already"):
+        with_cash(table)
+    wild = simulated_funds({"wild": ("nasdaq", 25, 0.0)})
+    assert wild.min(axis=None) >= 0
+
+
+def test_decisions_that_a_reader_can_look_up():
+    """Board of Governors, "Open Market Operations"."""
+    days = pd.DatetimeIndex(["2003-07-01", "2017-06-14", "2022-06-15", "2023-08-01"])
+    assert policy_rate(days).tolist() == [0.01, 0.01125, 0.01625, 0.05375]

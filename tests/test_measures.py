@@ -511,3 +511,29 @@ def test_borders_of_measures():
     ):
         with pytest.raises(ValueError, match=message):
             metrics(unit, **options)
+
+
+def test_a_loss_of_nearly_everything_is_followed_further():
+    """Only who takes everything out holds nothing; who has lost it may see it come back."""
+    days = pd.bdate_range("2020-01-01", periods=3)
+    values = pd.Series([10_000.0, 1e-3, 10.0], days)
+    unit = unit_value(values, pd.Series(10_000.0, days[:1]))
+    np.testing.assert_allclose(unit, [1, 1e-7, 1e-3])
+    values = pd.Series([1e7, 5.0, 10.0], days)
+    unit = unit_value(values, pd.Series([1e7, -(1e7 - 5)], days[:2]))
+    np.testing.assert_allclose(unit, [1, 1, 2])
+
+
+def test_values_before_flows_are_on_the_same_days():
+    days = pd.bdate_range("2020-01-01", periods=3)
+    values, flows = pd.Series([1.0, 2.0, 3.0], days), pd.Series(1.0, days[:1])
+    for before in (values[::-1], values[:2], values.where(values > 1)):
+        with pytest.raises(ValueError, match="a value before a flow"):
+            unit_value(values, flows, before)
+
+
+def test_a_rounding_is_no_deviation():
+    steady = pd.Series(
+        np.geomspace(1e6, 1, 30), pd.bdate_range("2020-01-01", periods=30)
+    )
+    assert math.isnan(metrics(steady)["sharpe"])

@@ -1,5 +1,7 @@
 """Taxes: lot by lot, by year, and paid out of the account."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -194,3 +196,20 @@ def test_borders_of_taxes():
     lots.trade(pd.Timestamp("2020-01-02"), "A", 1.0, 5.0, 0.0)
     with pytest.raises(ValueError, match="more than held"):
         lots.trade(pd.Timestamp("2020-01-03"), "A", -2.0, 5.0, 0.0)
+
+
+def test_a_lot_has_a_number_of_units_and_a_day_without_hours():
+    lots = Lots(Tax(0.35, 0.15))
+    for units, price in ((0.0, 1.0), (math.nan, 1.0), (1.0, math.inf)):
+        with pytest.raises(ValueError, match="no trade"):
+            lots.trade(pd.Timestamp("2020-01-02"), "A", units, price, 0.0)
+    lots.trade(pd.Timestamp("2020-01-02 15:00"), "A", 1.0, 100.0, 0.0)
+    lots.trade(pd.Timestamp("2021-01-02 16:00"), "A", -1.0, 200.0, 0.0)
+    assert lots.due() == pytest.approx(35)
+
+
+def test_nearly_all_is_not_more_than_all():
+    lots = Lots(Tax())
+    lots.trade(pd.Timestamp("2020-01-02"), "A", 10.0, 100.0, 0.0)
+    with pytest.raises(ValueError, match="more than held"):
+        lots.trade(pd.Timestamp("2020-02-03"), "A", -10.1, 100.0, 0.0)

@@ -113,7 +113,7 @@ def policy_rate(days: pd.DatetimeIndex) -> pd.Series:
 def price_level(days: pd.DatetimeIndex) -> pd.Series:
     """Consumer prices on each of `days` over those of the first: what a value is divided by to be real.
 
-    Between two Decembers they grow by a constant rate; beyond the table, by its last year's, and a warning says so.
+    Between two Decembers they grow by a constant rate; beyond the table, by its last year's, and a year beyond a warning says so.
 
     Raises:
         ValueError: days are not in order, or lie before December 1998.

@@ -23,6 +23,7 @@ COLUMNS = {  # as Yahoo, yfinance and their copies write them, without blanks an
 DATES = ("%Y-%m-%d", "%Y/%m/%d", "%b %d, %Y", "%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y")
 PAUSE = pd.Timedelta(minutes=2)  # before Yahoo is asked again
 _failed: list[pd.Timestamp] = []  # when it did not answer, since it last did
+THOUSANDS = r"-?\d{1,3}(,\d{3})+(\.\d*)?"
 # Files of indices that are named without their caret; no fund may be read from them.
 INDEX_FILES = ("GSPC", "IXIC", "NDX")
 
@@ -114,7 +115,7 @@ def from_cache(ticker: str, cache: Path, fresh: bool = False, end=None) -> Found
         whole = raw.attrs["digest"] == digest(raw)
     except FileNotFoundError as error:
         raise PricesUnavailable(f"nothing in {cache}") from error
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, ImportError, KeyError, ValueError) as error:
         raise PricesUnavailable(f"{path} is damaged: {error}") from error
     if not whole:
         raise PricesUnavailable(f"{path} is damaged: not the digest it was saved with")
@@ -217,7 +218,7 @@ def read_csv(path: Path, ticker: str) -> pd.DataFrame:
         first = file.readline()
     european = {"sep": ";", "decimal": ",", "thousands": "."}
     how = european if ";" in first else {}
-    how["encoding"] = "utf-8-sig"
+    how |= {"encoding": "utf-8-sig", "low_memory": False}
     table = pd.read_csv(path, **how)
     texts = pd.read_csv(path, usecols=[0], dtype=str, keep_default_na=False, **how)
     table.isetitem(0, texts.iloc[:, 0])  # "n/a" stays as it stands
@@ -257,9 +258,13 @@ def tidy(table: pd.DataFrame, ticker: str) -> pd.DataFrame:
 
 
 def _numbers(column: pd.Series) -> pd.Series:
-    if not pd.api.types.is_numeric_dtype(column):  # "1,234.5", but not "100,35"
-        column = column.str.replace(r"(?<=\d),(?=\d{3}(\D|$))", "", regex=True)
-    return pd.to_numeric(column)
+    """Numbers, of which some may be written as texts: "1,234.5", but not "100,35"."""
+
+    def bare(value):
+        whole = isinstance(value, str) and re.fullmatch(THOUSANDS, value.strip())
+        return value.replace(",", "") if whole else value
+
+    return pd.to_numeric(column.map(bare))
 
 
 def _days(index: pd.Index, ticker: str) -> pd.DatetimeIndex:
