@@ -457,3 +457,35 @@ def test_what_is_not_used_is_told_by_its_name(folder):
         "LATE is not used",
         "a/b is not used",
     ]
+
+
+def with_actions(day, **actions):
+    """A history in which every price is adjusted, and what was paid or split on `day`."""
+    frame = raw(days=60).assign(AdjClose=lambda x: x.Close, Dividends=0.0, Splits=0.0)
+    for name, value in actions.items():
+        frame.loc[frame.index[day], name] = value
+    return frame
+
+
+@pytest.mark.parametrize("ratio", [4 / 3, 1.25, 0.8, 0.6])
+def test_a_split_is_known_by_its_day(ratio):
+    frame = with_actions(30, Splits=ratio)
+    assert len(adjust(frame, "AAA")[0]) == 60, "adjusted for"
+    frame.iloc[:30, :3] *= ratio
+    with pytest.raises(
+        ValueError, match="AAA on .*: a split that its prices do not have"
+    ):
+        adjust(frame, "AAA")
+
+
+def test_a_dividend_is_in_the_adjusted_close_and_was_felt():
+    frame = with_actions(30, Dividends=3.0)
+    with pytest.raises(ValueError, match="adjusted close does not have"):
+        adjust(frame, "AAA")
+    before = frame.Close.iloc[29]
+    frame.iloc[:30, 2] *= 1 - 3.0 / before
+    assert len(adjust(frame, "AAA")[0]) == 60
+    frame = with_actions(30, Dividends=40.0)
+    frame.iloc[:30, 2] *= 1 - 40.0 / before
+    with pytest.raises(ValueError, match="its price did not feel"):
+        adjust(frame, "AAA")

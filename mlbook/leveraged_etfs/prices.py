@@ -124,10 +124,10 @@ def adjust(raw: pd.DataFrame, ticker: str) -> tuple[pd.DataFrame, list[str]]:
     Both are multiplied by AdjClose / Close, so that the move within a day stays what it was.
 
     Args:
-        raw: columns Open, Close, AdjClose, one row a day, in order.
+        raw: columns Open, Close, AdjClose, and Dividends and Splits if they are known; one row a day, in order.
     Raises:
-        ValueError: two different rows for a day, prices missing or not positive, a gap, a week for a day, a split that
-            is not in all of the prices. The message names ticker and date.
+        ValueError: two different rows for a day, prices missing or not positive, a gap, a week for a day, a split or
+            a dividend that is not in all of the prices. The message names ticker and date.
     """
     told = []
 
@@ -137,6 +137,8 @@ def adjust(raw: pd.DataFrame, ticker: str) -> tuple[pd.DataFrame, list[str]]:
                 f"{ticker}: {what.format(len(days))}, the last {_day(days[-1])}"
             )
 
+    paid = raw.filter(["Dividends", "Splits"])
+    raw = raw[["Open", "Close", "AdjClose"]]
     raw = raw.where(raw != 0)
     nothing = raw[["Open", "Close"]].isna().all(axis=1)
     tell("{} days without any price left out", raw.index[nothing])
@@ -164,6 +166,7 @@ def adjust(raw: pd.DataFrame, ticker: str) -> tuple[pd.DataFrame, list[str]]:
             f"{ticker} has a price that is missing or not positive on {_day(day)}: {raw.loc[day].to_dict()}"
         )
     _check_moves(raw, ticker)
+    _check_actions(raw, paid[~paid.index.duplicated(keep="last")], ticker)
     still = (raw.Open == raw.Close) & (raw.Close == raw.Close.shift())
     if still.mean() > STILL:
         tell("on {} days no price moved (not traded, perhaps)", raw.index[still])
@@ -213,6 +216,37 @@ def _check_moves(raw: pd.DataFrame, ticker: str) -> None:
         (size / 1.5 - 1).abs().lt(0.03) & (jump / 1.5 - 1).abs().lt(0.03),
         "the price moves overnight by a factor of {night:.3g}: a split that was not adjusted?",
     )
+
+
+def _check_actions(raw: pd.DataFrame, paid: pd.DataFrame, ticker: str) -> None:
+    """Refuse a split that is not in the prices, and a dividend that is not in the adjusted close, or in no price."""
+    paid = paid.reindex(raw.index).fillna(0.0)
+    move = np.log(raw.Close / raw.Close.shift()).fillna(0.0)
+    factor = raw.AdjClose / raw.Close
+    step = np.log(factor / factor.shift()).fillna(0.0)
+    split = (
+        np.log(paid.Splits.where(paid.Splits > 0, 1.0))
+        if "Splits" in paid
+        else 0 * move
+    )
+    share = paid.Dividends / raw.Close.shift() if "Dividends" in paid else 0 * move
+    lost = -np.log(1 - share.fillna(0.0).clip(upper=0.99))
+    for what, wrong in (
+        (
+            "a split that its prices do not have",
+            (split.abs() > 0.02) & ((move + split).abs() < move.abs()),
+        ),
+        (
+            "a dividend that its adjusted close does not have",
+            (lost > 0.01) & ((step - lost).abs() > lost / 2),
+        ),
+        ("a dividend that its price did not feel", (lost > 0.1) & (move > -lost / 2)),
+    ):
+        if wrong.any():
+            day = wrong.index[wrong][0]
+            raise ValueError(
+                f"{ticker} on {_day(day)}: {what}: {paid.loc[day].to_dict()}"
+            )
 
 
 def align(series: dict[str, pd.DataFrame], repairs: list[str]) -> pd.DataFrame:

@@ -19,6 +19,8 @@ COLUMNS = {  # as Yahoo, yfinance and their copies write them, without blanks an
     "close": "Close",
     "adjclose": "AdjClose",
     "adjustedclose": "AdjClose",
+    "dividends": "Dividends",
+    "stocksplits": "Splits",
 }
 DATES = ("%Y-%m-%d", "%Y/%m/%d", "%b %d, %Y", "%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y")
 PAUSE = pd.Timedelta(minutes=2)  # before Yahoo is asked again
@@ -144,7 +146,7 @@ def from_yahoo(ticker: str, cache: Path, tries: int = 3) -> Found:
     for wait in [*(2.0**i for i in range(1, tries)), None]:
         try:
             fund = yfinance.Ticker(ticker)
-            raw = fund.history(period="max", auto_adjust=False, actions=False)
+            raw = fund.history(period="max", auto_adjust=False, actions=True)
             break
         except Exception as error:  # of yfinance, curl or the parser: no common base
             limited = "RateLimit" in type(error).__name__
@@ -232,7 +234,7 @@ def read_csv(path: Path, ticker: str) -> pd.DataFrame:
 
 
 def tidy(table: pd.DataFrame, ticker: str) -> pd.DataFrame:
-    """Open, Close and AdjClose as numbers by day, in order, with days that stand twice; nothing else is judged here.
+    """Open, Close and AdjClose, and Dividends and Splits if they are there, as numbers by day, in order, with days that stand twice; nothing else is judged here.
 
     Raises:
         ValueError: a column is missing, or a date cannot be read.
@@ -248,7 +250,9 @@ def tidy(table: pd.DataFrame, ticker: str) -> pd.DataFrame:
             f"{ticker} lacks the columns {', '.join(sorted(missing))}; it has {', '.join(flat)} "
             "(yfinance gives the adjusted close if asked with auto_adjust=False)"
         )
-    raw = pd.DataFrame({n: columns[n] for n in ("Open", "Close", "AdjClose")})
+    raw = pd.DataFrame(
+        {n: columns[n] for n in dict.fromkeys(COLUMNS.values()) if n in columns}
+    )
     try:
         raw = raw.apply(_numbers).astype(float)
     except (TypeError, ValueError) as error:
