@@ -20,9 +20,6 @@ MONTHS = {
     "year": 12,
     "never": math.inf,
 }
-SLACK = (
-    1e-6  # of an account: a cent in ten thousand dollars, by which an order may miss
-)
 DUST = 1e-12  # of what is traded: a rounding
 
 # (closes before today (days, n), today's prices of trade (n,), units held (n,), cash) → dollars to buy of each

@@ -183,11 +183,8 @@ def _check_moves(raw: pd.DataFrame, ticker: str) -> None:
             row = {key: value[day] for key, value in facts.items()}
             raise ValueError(f"{ticker} on {_day(day)}: " + why.format(**row))
 
-    before = (
-        raw.Close.shift()
-        * (raw.AdjClose / raw.Close)
-        / (raw.AdjClose / raw.Close).shift()
-    )
+    factor = raw.AdjClose / raw.Close
+    before = raw.Close.shift() * factor / factor.shift()
     facts = {
         "move": raw.AdjClose / raw.AdjClose.shift(),
         "night": raw.Open / before.fillna(raw.Open),
