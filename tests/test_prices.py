@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from pandas.tseries.holiday import USFederalHolidayCalendar
+from test_sources import answering  # noqa: F401 (an autouse fixture)
 
-from mlbook.leveraged_etfs import prices, sources
+from mlbook.leveraged_etfs import prices
 from mlbook.leveraged_etfs.prices import (
     PricesUnavailable,
     adjust,
@@ -22,14 +23,6 @@ def raw(start="2020-01-02", days=30, first=100.0, seed=0):
     return pd.DataFrame(
         {"Open": close * 0.99, "Close": close, "AdjClose": close * 0.5}, index
     )
-
-
-@pytest.fixture(autouse=True)
-def answering():
-    """Yahoo has not failed before a test."""
-    sources._failed.clear()
-    yield
-    sources._failed.clear()
 
 
 @pytest.fixture
