@@ -17,6 +17,7 @@ from nbclient import NotebookClient
 from provenance import arguments, provenance, told
 
 from mlbook.leveraged_etfs import prices
+from mlbook.leveraged_etfs.backtest import follow
 from mlbook.leveraged_etfs.leverage import price_level
 from mlbook.leveraged_etfs.measures import drawdown
 
@@ -93,12 +94,42 @@ def site() -> Iterator[dict]:
     yield {"name": "site", "table": table.to_json(orient="split")}
 
 
+def in_2022(closes: pd.Series) -> float:
+    """The return of that calendar year, in %."""
+    ends = closes.groupby(closes.index.year).last()
+    return 100 * (ends[2022] / ends[2021] - 1)
+
+
+def partners() -> Iterator[dict]:
+    """The post's other numbers, in %: drawdowns until its day and returns in 2022, of funds by themselves, and of TQQQ
+    with BTAL since 2011 on month ends, rebalanced in the last days of a year."""
+    rows = {}
+    for ticker in ("TQQQ", "BTAL", "JEPI", "SPY"):
+        close = prices.load_prices(ticker, None, "2024-07-09")["close"][ticker]
+        fall = -100 * drawdown(close).min()
+        rows[ticker] = {"drawdown": fall, "in 2022": in_2022(close)}
+    yield {"name": "single", "table": pd.DataFrame(rows).to_json(orient="split")}
+    both = prices.load_prices(["TQQQ", "BTAL"], "2011-09-30", "2024-07-01")
+    days = both.groupby(both.index.year).tail(1).index.union(both.index[:1])
+    rows = {}
+    for share in (0.7, 0.65, 0.5):
+        plan = pd.DataFrame({"TQQQ": share, "BTAL": 1 - share}, days)
+        ends = follow(both, plan, 10_000.0, at="close").values.resample("ME").last()
+        fall = -100 * drawdown(ends).min()
+        rows[f"{share:.0%}"] = {"drawdown": fall, "in 2022": in_2022(ends)}
+    yield {"name": "turns", "table": pd.DataFrame(rows).to_json(orient="split")}
+
+
 def measure(options: argparse.Namespace, parts: dict | None = None) -> dict:
     """Run the parts and write the record: its "tables" by their names."""
     record = provenance("pandas", "arch", "scikit-learn")
     record["commit"] = options.commit or record["commit"]
     path = options.out / "etf-cpu.json"
-    parts = parts or {"site": (0.5, site), "chapter": (1.0, tables)}
+    parts = parts or {
+        "site": (0.5, site),
+        "partners": (0.5, partners),
+        "chapter": (1.0, tables),
+    }
     told(parts, record, path, options.minutes)
     rows = [row for name in parts for row in record.pop(name)]
     record["tables"] = {row["name"]: row["table"] for row in rows}

@@ -42,7 +42,7 @@ class Yahoo:
 
         self.at(now)
         self.series, self.asked, self.waited = series, [], []
-        self.zone, self.closes = NEW_YORK, "16:00"
+        self.zone, self.closes, self.currencies = NEW_YORK, "16:00", {}
         monkeypatch.setattr(yfinance, "Ticker", self._ticker)
         monkeypatch.setattr(
             pd.Timestamp, "now", lambda tz=None: self.now.tz_convert(tz)
@@ -76,7 +76,8 @@ class Yahoo:
     def history_metadata(self):
         start = self._today() + pd.Timedelta("9:30:00")
         regular = {"start": start, "end": self._end()}
-        return {"currentTradingPeriod": {"regular": regular}}
+        money = self.currencies.get(self.name)
+        return {"currentTradingPeriod": {"regular": regular}, "currency": money}
 
     def _today(self):
         return self.now.tz_convert(self.zone).normalize()
@@ -190,6 +191,7 @@ def test_a_download_is_one_file_with_its_time_zone_and_digest(yahoo):
         "made": "2024-03-14T16:00:00+00:00",
         "zone": NEW_YORK,
         "close": "16:00",
+        "currency": None,
         "digest": sources.digest(kept),
     }
     source = table.attrs["sources"]["AAA"]
@@ -516,12 +518,38 @@ def test_a_download_that_begins_later_than_the_kept_one_is_told_and_not_kept(yah
 
 @pytest.mark.parametrize("first", ["2023-12-28", "2024-01-02", "2024-01-09"])
 def test_a_download_may_begin_a_week_later_or_earlier(yahoo, first):
+    whole = history(pd.bdate_range("2023-12-28", "2024-04-30"))
+    yahoo.series["AAA"] = whole["2024-01-02":]
     load_prices("AAA")
     yahoo.at("2024-03-15 17:00")
-    yahoo.series["AAA"] = history(pd.bdate_range(first, "2024-04-30"))
+    yahoo.series["AAA"] = whole[first:]
     table = load_prices("AAA", source="yfinance")
     assert table.attrs["repairs"] == []
     assert load_prices("AAA", source="cache").index[0] == pd.Timestamp(first)
+
+
+def test_a_name_that_was_given_to_another_instrument_does_not_replace_the_first(yahoo):
+    first = load_prices("AAA").attrs["files"]["AAA"].read_bytes()
+    yahoo.at("2024-03-15 17:00")
+    yahoo.series["AAA"] = history(SPRING, seed=1)
+    (told,) = load_prices("AAA").attrs["repairs"]
+    assert told.startswith("AAA: Yahoo sends another instrument than data")
+    assert Path("data/prices/AAA.parquet").read_bytes() == first
+    yahoo.series["AAA"] = history(SPRING, dividends=0.8)  # a dividend since
+    assert load_prices("AAA").attrs["repairs"] == []
+
+
+def test_series_in_several_currencies_are_told(yahoo):
+    yahoo.series["BBB"] = history(SPRING, seed=1)
+    yahoo.currencies = {"AAA": "USD", "BBB": "EUR"}
+    yahoo.at("2024-03-14 17:00")
+    told = "AAA in USD, BBB in EUR: nothing is exchanged"
+    for _ in range(2):  # from Yahoo, and from the cache
+        table = load_prices(["AAA", "BBB"], end="2024-03-15")
+        assert table.attrs["currencies"] == yahoo.currencies
+        assert table.attrs["repairs"] == [told]
+        assert load_what_is_there(["AAA", "BBB"], end="2024-03-14")[1] == [told]
+    assert load_prices("BBB", end="2024-03-14").attrs["repairs"] == []
 
 
 def test_a_damaged_file_is_replaced_whatever_it_began_with(yahoo):
@@ -838,6 +866,12 @@ def test_a_byte_order_mark_and_the_newest_first(read):
     assert raw.index.is_monotonic_increasing and raw.Close.tolist() == [3, 2, 1]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "cp1252", "utf-8-sig"])
+def test_the_encodings_of_spreadsheets_are_read(read, encoding):
+    text = lines(*THREE.strftime("%Y-%m-%d"), heading="Gültig,Open,Close,Adj Close")
+    assert list(read(text, encoding=encoding).index) == list(THREE)
+
+
 def test_words_for_nothing_are_no_prices(read):
     raw = read("Date,Open,Close,Adj Close\n2020-03-06,null,NaN,\n2020-03-09,1,2,3\n")
     assert raw.iloc[0].isna().all() and raw.iloc[1].tolist() == [1, 2, 3]
@@ -959,6 +993,9 @@ def test_the_cache_of_a_longer_name_is_not_this_one(yahoo):
 
 @pytest.mark.parametrize("ticker", ["spy", "Spy", "^ixic", "../AAA", "", " SPY", "A/B"])
 def test_tickers_are_written_as_yahoo_writes_them(yahoo, tmp_path, ticker):
+    yahoo.series["M&M.NS"] = history(SPRING)
+    assert len(load_prices("M&M.NS", end="2024-03-14")) == 52
+    yahoo.asked.clear()
     for source in ("auto", "folder", "cache", "yfinance"):
         with pytest.raises(ValueError, match="is not a ticker"):
             load_prices(ticker, source=source, folder=tmp_path)

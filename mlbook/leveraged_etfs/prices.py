@@ -31,7 +31,9 @@ def load_prices(
     What lies outside `start` to `end` is never looked at, but for the row before. A row counts when its session was
     over as the series was taken. The table begins where all series do, ends where the first of them ends, and has the
     days that all have. What was left out or mended is told in `table.attrs["repairs"]`; `table.attrs["sources"]` says
-    where each series came from, with the beginning of its digest, `table.attrs["files"]` from which file.
+    where each series came from, with the beginning of its digest, `table.attrs["files"]` from which file,
+    `table.attrs["currencies"]` what it is counted in where that is known; nothing is exchanged. (Files do not say; and
+    their sessions are taken to end as New York's.)
 
     Args:
         tickers: "SPY", or several, as Yahoo writes them; indices with their caret ("^IXIC").
@@ -59,7 +61,8 @@ def load_prices(
             f"the end, {end:%Y-%m-%d}, is not after the start, {start:%Y-%m-%d}"
         )
     folder = folder or os.environ.get("MLBOOK_PRICES")
-    series, attrs = {}, {"sources": {}, "files": {}, "repairs": []}
+    series = {}
+    attrs = {"sources": {}, "files": {}, "currencies": {}, "repairs": []}
     for ticker in tickers:
         found = sources.find(ticker, end, source, folder, Path(cache))
         raw, told = _asked(found, ticker, start, end)
@@ -79,21 +82,33 @@ def load_prices(
             f"{found.source}, sha256 {sources.digest(found.raw)[:8]}"
         )
         attrs["files"][ticker] = found.file
+        attrs["currencies"][ticker] = found.currency
         attrs["repairs"] += told + mended
     table = align(series, attrs["repairs"])
+    attrs["repairs"] += _mixed(attrs["currencies"])
     table.attrs = attrs
     return table
+
+
+def _mixed(currencies: dict[str, str | None]) -> list[str]:
+    """What is to be told of series that are counted in several currencies."""
+    known = {ticker: money for ticker, money in currencies.items() if money}
+    if len(set(known.values())) < 2:
+        return []
+    listed = ", ".join(f"{ticker} in {money}" for ticker, money in known.items())
+    return [f"{listed}: nothing is exchanged"]
 
 
 def load_what_is_there(
     tickers: Iterable[str], start: str | None = None, end: str | None = None, **options
 ) -> tuple[dict[str, pd.DataFrame], list[str]]:
     """`load_prices` of each ticker by itself: tables of those that can be had, and what is to be told of all."""
-    tables, told, missing, why = {}, [], [], []
+    tables, told, missing, why, currencies = {}, [], [], [], {}
     for ticker in tickers:
         try:
             tables[ticker] = load_prices(ticker, start, end, **options)
             told += tables[ticker].attrs["repairs"]
+            currencies |= tables[ticker].attrs["currencies"]
         except ValueError as error:
             told.append(f"{ticker} is not used: {error}")
         except PricesUnavailable as error:
@@ -101,7 +116,7 @@ def load_what_is_there(
             why.append(error)
     if missing:
         told.append(f"missing: {', '.join(missing)}; of the first: {why[0]}")
-    return tables, told
+    return tables, told + _mixed(currencies)
 
 
 def _asked(found: sources.Found, ticker, start, end) -> tuple[pd.DataFrame, list[str]]:

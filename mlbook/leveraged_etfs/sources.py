@@ -25,6 +25,7 @@ COLUMNS = {  # as Yahoo, yfinance and their copies write them, without blanks an
 DATES = ("%Y-%m-%d", "%Y/%m/%d", "%b %d, %Y", "%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y")
 PAUSE = pd.Timedelta(minutes=2)  # before Yahoo is asked again
 _failed: list[pd.Timestamp] = []  # when it did not answer, since it last did
+OTHER = 1e-3  # median difference of daily returns: another instrument's, no rounding's
 THOUSANDS = r"-?\d{1,3}(,\d{3})+(\.\d*)?"
 # Files of indices that are named without their caret; no fund may be read from them.
 INDEX_FILES = ("GSPC", "IXIC", "NDX")
@@ -44,6 +45,7 @@ class Found:
     made: pd.Timestamp  # in UTC
     zone: str = ZONE
     close: str = CLOSE
+    currency: str | None = None  # where somebody says
     new: bool = False
 
     def last_over(self, now: pd.Timestamp | None = None) -> pd.Timestamp:
@@ -113,6 +115,7 @@ def from_cache(ticker: str, cache: Path, fresh: bool = False, end=None) -> Found
             pd.Timestamp(raw.attrs["made"]),
             raw.attrs["zone"],
             raw.attrs["close"],
+            raw.attrs.get("currency"),
         )
         whole = raw.attrs["digest"] == digest(raw)
     except FileNotFoundError as error:
@@ -166,32 +169,45 @@ def from_yahoo(ticker: str, cache: Path, tries: int = 3) -> Found:
         )
     _failed.clear()
     zone = str(getattr(raw.index, "tz", None) or ZONE)
+    meta = getattr(fund, "history_metadata", None) or {}
     try:
-        regular = fund.history_metadata["currentTradingPeriod"]["regular"]["end"]
+        regular = meta["currentTradingPeriod"]["regular"]["end"]
         close = f"{regular.tz_convert(zone):%H:%M}"
     except (AttributeError, KeyError, TypeError):
         close = CLOSE
+    where = zone, close, meta.get("currency")
     raw = tidy(raw, ticker)
-    return Found(raw, f"yfinance, {made:%Y-%m-%d}", path, made, zone, close, new=True)
+    return Found(raw, f"yfinance, {made:%Y-%m-%d}", path, made, *where, new=True)
 
 
 def keep(found: Found) -> list[str]:
     """Save a download, with its digest and when and where it was made, in place of the one before; what is to be told.
 
-    One that begins later than that is not saved: Yahoo has sent less than it has.
+    One that begins later than that is not saved: Yahoo has sent less than it has. Nor is one whose days moved otherwise:
+    Yahoo has given the name to something else.
     """
     try:
-        before = from_cache(found.file.stem, found.file.parent).raw.index[0]
+        before = from_cache(found.file.stem, found.file.parent).raw
     except PricesUnavailable:
-        before = found.raw.index[0]
-    if found.raw.index[0] > before + pd.Timedelta(days=7):
+        before = found.raw
+    if found.raw.index[0] > before.index[0] + pd.Timedelta(days=7):
         return [f"{found.file.stem}: Yahoo sends less than before, not kept"]
+    both = found.raw.index.intersection(before.index).unique()
+    moves = [
+        x.AdjClose[~x.index.duplicated()].loc[both].pct_change(fill_method=None)
+        for x in (found.raw, before)
+    ]
+    if (moves[0] - moves[1]).abs().median() > OTHER:
+        return [
+            f"{found.file.stem}: Yahoo sends another instrument than {found.file} has, not kept"
+        ]
     raw = found.raw.copy()
     raw.attrs = {
         "digest": digest(raw),
         "made": found.made.isoformat(),
         "zone": found.zone,
         "close": found.close,
+        "currency": found.currency,
     }
     try:
         found.file.parent.mkdir(parents=True, exist_ok=True)
@@ -216,11 +232,15 @@ def read_csv(path: Path, ticker: str) -> pd.DataFrame:
     Raises:
         ValueError: it is of other tickers.
     """
-    with path.open(encoding="utf-8-sig") as file:
-        first = file.readline()
+    content = path.read_bytes()
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        first = content.decode(encoding).partition("\n")[0]
+    except UnicodeDecodeError:  # an old spreadsheet
+        encoding, first = "cp1252", content.decode("cp1252").partition("\n")[0]
     european = {"sep": ";", "decimal": ",", "thousands": "."}
     how = european if ";" in first else {}
-    how |= {"encoding": "utf-8-sig", "low_memory": False}
+    how |= {"encoding": encoding, "low_memory": False}
     table = pd.read_csv(path, **how)
     texts = pd.read_csv(path, usecols=[0], dtype=str, keep_default_na=False, **how)
     table.isetitem(0, texts.iloc[:, 0])  # "n/a" stays as it stands
@@ -310,6 +330,6 @@ def _days(index: pd.Index, ticker: str) -> pd.DatetimeIndex:
 
 
 def _checked(ticker: str) -> str:
-    if not re.fullmatch(r"\^?[A-Z0-9][A-Z0-9.=-]*", ticker):
+    if not re.fullmatch(r"\^?[A-Z0-9][A-Z0-9.=&-]*", ticker):
         raise ValueError(f"{ticker!r} is not a ticker as Yahoo writes it, in capitals")
     return ticker

@@ -109,28 +109,3 @@ class Lots:
         """The tax on what was realised; losses are carried on."""
         tax, self.short, self.long = self.tax.on(self.short, self.long)
         return tax
-
-
-def after_tax(trades: pd.DataFrame, tax: Tax) -> pd.DataFrame:
-    """Gains realised by `trades` and the tax on them, by calendar year.
-
-    Net losses are carried on. Left out: wash sales, the $3,000 of losses that other income can take, dividends.
-
-    Args:
-        trades: rows of day, ticker, units (negative: sold), price and cost, as in `Run.trades`.
-    Returns:
-        by year: "short" and "long" (net gains of that year, with losses carried in), "tax".
-    Raises:
-        ValueError: more is sold than was bought, or the trades are not in the order of their days.
-    """
-    if not trades.day.is_monotonic_increasing:
-        raise ValueError("the trades are not in the order of their days")
-    lots, rows = Lots(tax), {}
-    for year, group in trades.groupby(trades.day.dt.year, sort=True):
-        for row in group.itertuples(index=False):
-            lots.trade(row.day, row.ticker, row.units, row.price, row.cost)
-        short, long = lots.short, lots.long
-        rows[year] = {"short": short, "long": long, "tax": lots.settle()}
-    return pd.DataFrame.from_dict(
-        rows, orient="index", columns=["short", "long", "tax"]
-    )
