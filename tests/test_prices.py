@@ -471,6 +471,27 @@ def test_a_split_is_known_by_its_day(ratio):
         adjust(frame, "AAA")
 
 
+def test_small_dividends_are_added_up():
+    frame = with_actions(30)
+    frame.loc[frame.index[5::10], "Dividends"] = 0.5  # six, of half a percent
+    with pytest.raises(ValueError, match="dividends of .* were paid, .* has 0.0%"):
+        adjust(frame, "AAA")
+    share = (frame.Dividends / frame.Close.shift()).fillna(0.0)
+    right = frame.assign(
+        AdjClose=frame.Close / (1 - share).cumprod() * (1 - share).prod()
+    )
+    assert len(adjust(right, "AAA")[0]) == 60
+    twice = frame.assign(AdjClose=right.AdjClose**2 / frame.Close)
+    with pytest.raises(ValueError, match="were paid, its adjusted close has"):
+        adjust(twice, "AAA")
+
+
+def test_a_stock_dividend_is_lost_among_the_moves():
+    frame = with_actions(30, Splits=1.05)
+    frame.iloc[30:, :3] *= 0.97  # a fall of that day
+    assert len(adjust(frame, "AAA")[0]) == 60
+
+
 def test_a_dividend_is_in_the_adjusted_close_and_was_felt():
     frame = with_actions(30, Dividends=3.0)
     with pytest.raises(ValueError, match="adjusted close does not have"):

@@ -171,6 +171,16 @@ def test_a_session_is_over_by_the_clock_of_its_exchange(yahoo):
     assert len(yahoo.asked) == 2
 
 
+def test_where_nobody_says_when_a_session_ends_today_is_not_over(yahoo, monkeypatch):
+    monkeypatch.setattr(Yahoo, "history_metadata", {})
+    yahoo.at("2024-03-14 17:00")
+    assert load_prices("AAA").index[-1] == pd.Timestamp("2024-03-14"), "New York"
+    yahoo.zone = "Europe/Berlin"
+    yahoo.at("2024-03-14 23:00", "Europe/Berlin")
+    table = load_prices("AAA", source="yfinance")
+    assert table.index[-1] == pd.Timestamp("2024-03-13")
+
+
 def test_the_last_day_over():
     def over(now, zone=NEW_YORK, close="16:00"):
         made = pd.Timestamp(now, tz=zone).tz_convert("UTC")
@@ -507,7 +517,10 @@ def test_a_download_that_begins_later_than_the_kept_one_is_told_and_not_kept(yah
         pd.Timestamp("2024-01-10"),
         pd.Timestamp("2024-03-15"),
     ]
-    assert table.attrs["repairs"] == ["AAA: Yahoo sends less than before, not kept"]
+    path = Path("data/prices/AAA.parquet")
+    told = f"AAA: Yahoo sends less than before, which stays in {path}"
+    assert table.attrs["repairs"] == [told]
+    assert table.attrs["files"] == {"AAA": None}, "it is not the one in the table"
     assert Path("data/prices/AAA.parquet").read_bytes() == before
     load_prices("AAA", end="2024-04-01")
     assert len(yahoo.asked) == 3, "it is asked again, as long as nothing new is kept"
@@ -532,10 +545,25 @@ def test_a_name_that_was_given_to_another_instrument_does_not_replace_the_first(
     first = load_prices("AAA").attrs["files"]["AAA"].read_bytes()
     yahoo.at("2024-03-15 17:00")
     yahoo.series["AAA"] = history(SPRING, seed=1)
-    (told,) = load_prices("AAA").attrs["repairs"]
-    assert told.startswith("AAA: Yahoo sends another instrument than data")
+    for other in (history(SPRING, seed=1), history(SPRING, seed=1)[15:]):
+        yahoo.series["AAA"] = other
+        with pytest.raises(
+            ValueError, match="AAA: Yahoo sends something else .* delete"
+        ):
+            load_prices("AAA")
     assert Path("data/prices/AAA.parquet").read_bytes() == first
-    yahoo.series["AAA"] = history(SPRING, dividends=0.8)  # a dividend since
+    mended = history(SPRING, dividends=0.8)  # a dividend since, and some days corrected
+    mended.iloc[10:14, :5] *= 1.02
+    yahoo.series["AAA"] = mended
+    assert load_prices("AAA").attrs["repairs"] == []
+
+
+def test_a_short_history_may_be_corrected(yahoo):
+    yahoo.series["AAA"] = young = history(SPRING[-40:])
+    yahoo.at("2024-03-08 12:00")
+    load_prices("AAA")
+    yahoo.series["AAA"] = young * np.linspace(1, 1.1, 40)[:, None]
+    yahoo.at("2024-03-14 17:00")
     assert load_prices("AAA").attrs["repairs"] == []
 
 
@@ -550,6 +578,9 @@ def test_series_in_several_currencies_are_told(yahoo):
         assert table.attrs["repairs"] == [told]
         assert load_what_is_there(["AAA", "BBB"], end="2024-03-14")[1] == [told]
     assert load_prices("BBB", end="2024-03-14").attrs["repairs"] == []
+    yahoo.currencies["AAA"] = None
+    (told,) = load_prices(["AAA", "BBB"], source="yfinance").attrs["repairs"]
+    assert told == "AAA in ?, BBB in EUR: nothing is exchanged"
 
 
 def test_a_damaged_file_is_replaced_whatever_it_began_with(yahoo):
@@ -566,16 +597,18 @@ def test_a_ticker_with_a_point_keeps_its_name_in_what_is_told(yahoo):
     yahoo.series["BRK.B"] = history(SPRING)
     load_prices("BRK.B")
     assert cached() == ["BRK.B.parquet"]
-    yahoo.series["BRK.B"] = history(SPRING[20:])
+    yahoo.series["BRK.B"] = history(SPRING)[20:]
     (_, told) = load_prices("BRK.B", source="yfinance").attrs["repairs"]
-    assert told == "BRK.B: Yahoo sends less than before, not kept"
+    assert told.startswith("BRK.B: Yahoo sends less than before, which stays in data")
 
 
 def test_a_download_that_cannot_be_written_is_told_and_used(yahoo, monkeypatch):
     yahoo.at("2024-03-14 17:00")
     Path("data").write_text("a file, and no folder")
-    (told,) = load_prices("AAA").attrs["repairs"]
+    table = load_prices("AAA")
+    (told,) = table.attrs["repairs"]
     assert told.startswith("AAA: the download is not kept: ")
+    assert table.attrs["files"] == {"AAA": None}
     Path("data").unlink()
 
     def full(*_):
@@ -867,9 +900,32 @@ def test_a_byte_order_mark_and_the_newest_first(read):
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "cp1252", "utf-8-sig"])
-def test_the_encodings_of_spreadsheets_are_read(read, encoding):
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_the_encodings_of_spreadsheets_are_read(read, encoding, mark):
     text = lines(*THREE.strftime("%Y-%m-%d"), heading="Gültig,Open,Close,Adj Close")
-    assert list(read(text, encoding=encoding).index) == list(THREE)
+    raw = read(text.replace(",", mark), encoding=encoding)
+    assert list(raw.index) == list(THREE) and raw.Open.tolist() == [1.5, 2.5, 3.5]
+
+
+@pytest.mark.parametrize(
+    "heading", ["Open,Close,Adj Close,Close", "Open,Close,Adj Close,AdjClose"]
+)
+def test_a_column_that_stands_twice_is_refused(read, heading):
+    with pytest.raises(ValueError, match="AAA has a column twice: Open"):
+        read(f"Date,{heading}\n2020-03-06,1,2,3,4\n")
+
+
+@pytest.mark.parametrize("hour", ["22:00:00+00:00", "15:00:00Z"])
+def test_hours_of_another_zone_are_refused(read, hour):
+    with pytest.raises(ValueError, match="is in another zone"):
+        read(lines("2020-03-05 " + hour, "2020-03-08 " + hour))
+    assert len(read(lines("2020-03-06 16:00:00", "2020-03-09 16:00:00"))) == 2
+
+
+def test_days_that_are_counted_from_1904_are_refused(read):
+    days = pd.bdate_range("2023-01-03", "2023-03-31") - pd.Timestamp("1904-01-01")
+    with pytest.raises(ValueError, match="fall on weekends"):
+        read(lines(*days.days))
 
 
 def test_words_for_nothing_are_no_prices(read):

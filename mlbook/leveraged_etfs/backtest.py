@@ -261,16 +261,10 @@ def dca_grid(
     opens, closes = (prices[f].to_numpy(float).T for f in ("open", "close"))
     goal = np.repeat(targets, len(starts))
     first = np.tile(starts, len(targets))
-    units, scale = np.zeros((2, len(goal))), np.ones(len(goal))
-    peak, low = np.ones(len(goal)), np.ones(len(goal))
+    units, scale, low = np.empty((2, len(goal))), *np.empty((2, len(goal)))
     for phase in np.unique(first % every):
         group = np.flatnonzero(first % every == phase)
-        held, per, top, least = (
-            np.zeros((2, len(group))),
-            scale[group],
-            peak[group],
-            low[group],
-        )
+        held, (per, top, least) = np.zeros((2, len(group))), np.ones((3, len(group)))
         mine, aim = first[group], goal[group]
         for day in range(mine.min(), closes.shape[1], every):
             active = mine <= day

@@ -15,6 +15,7 @@ CLOSED = 7  # the longest closure since 1990, in calendar days (September 2001)
 DAY = pd.Timedelta(days=1)
 GAPS = 0.01  # of a table's days: what may be missing in some series
 STILL = 0.005  # of a series' days: how many may stand still without being told; some do by chance
+SPLIT = 0.15  # a logarithm: smaller ones are stock dividends, and lost among the moves
 ROUNDING = 5e-4  # between two rows of one day that are the same price, rounded
 
 
@@ -31,9 +32,10 @@ def load_prices(
     What lies outside `start` to `end` is never looked at, but for the row before. A row counts when its session was
     over as the series was taken. The table begins where all series do, ends where the first of them ends, and has the
     days that all have. What was left out or mended is told in `table.attrs["repairs"]`; `table.attrs["sources"]` says
-    where each series came from, with the beginning of its digest, `table.attrs["files"]` from which file,
-    `table.attrs["currencies"]` what it is counted in where that is known; nothing is exchanged. (Files do not say; and
-    their sessions are taken to end as New York's.)
+    where each series came from, with the beginning of its digest, `table.attrs["files"]` from which file (None if it
+    could not be kept), `table.attrs["currencies"]` what it is counted in where that is known; nothing is exchanged.
+    (Files do not say. Their sessions are taken to end as New York's, and they to have been written when they were taken;
+    markets that close for more than a week are refused.)
 
     Args:
         tickers: "SPY", or several, as Yahoo writes them; indices with their caret ("^IXIC").
@@ -76,14 +78,12 @@ def load_prices(
         last, due = series[ticker].index[-1], pd.Timestamp.now()
         if end is not None and last < min(end, due) - CLOSED * DAY:
             told.append(f"{ticker} ends on {_day(last)}")
-        if found.new:
-            told += sources.keep(found)
-        attrs["sources"][ticker] = (
-            f"{found.source}, sha256 {sources.digest(found.raw)[:8]}"
-        )
-        attrs["files"][ticker] = found.file
+        kept = sources.keep(found) if found.new else []
+        digest = sources.digest(found.raw)[:8]
+        attrs["sources"][ticker] = f"{found.source}, sha256 {digest}"
+        attrs["files"][ticker] = None if kept else found.file
         attrs["currencies"][ticker] = found.currency
-        attrs["repairs"] += told + mended
+        attrs["repairs"] += told + kept + mended
     table = align(series, attrs["repairs"])
     attrs["repairs"] += _mixed(attrs["currencies"])
     table.attrs = attrs
@@ -92,10 +92,10 @@ def load_prices(
 
 def _mixed(currencies: dict[str, str | None]) -> list[str]:
     """What is to be told of series that are counted in several currencies."""
-    known = {ticker: money for ticker, money in currencies.items() if money}
-    if len(set(known.values())) < 2:
+    known = {money or "unknown" for money in currencies.values()}
+    if len(known) < 2 or known == {"USD", "unknown"}:
         return []
-    listed = ", ".join(f"{ticker} in {money}" for ticker, money in known.items())
+    listed = ", ".join(f"{t} in {money or '?'}" for t, money in currencies.items())
     return [f"{listed}: nothing is exchanged"]
 
 
@@ -246,7 +246,7 @@ def _check_actions(raw: pd.DataFrame, paid: pd.DataFrame, ticker: str) -> None:
     for what, wrong in (
         (
             "a split that its prices do not have",
-            (split.abs() > 0.02) & ((move + split).abs() < move.abs()),
+            (split.abs() > SPLIT) & ((move + split).abs() < move.abs()),
         ),
         (
             "a dividend that its adjusted close does not have",
@@ -259,6 +259,11 @@ def _check_actions(raw: pd.DataFrame, paid: pd.DataFrame, ticker: str) -> None:
             raise ValueError(
                 f"{ticker} on {_day(day)}: {what}: {paid.loc[day].to_dict()}"
             )
+    owed, given = lost.sum(), step.sum()
+    if "Dividends" in paid and abs(owed - given) > max(0.003, 0.05 * owed):
+        raise ValueError(
+            f"{ticker}: dividends of {owed:.1%} were paid, its adjusted close has {given:.1%}"
+        )
 
 
 def align(series: dict[str, pd.DataFrame], repairs: list[str]) -> pd.DataFrame:

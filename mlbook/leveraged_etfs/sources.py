@@ -13,6 +13,7 @@ import pandas as pd
 
 ORDER = ("folder", "cache", "yfinance")
 ZONE, CLOSE = "America/New_York", "16:00"  # of the exchange, where nobody says
+MIDNIGHT = "24:00"  # the close of a session elsewhere, where nobody says, or of a market that never closes
 DELAY = pd.Timedelta(minutes=30)  # until the close of a session is published
 COLUMNS = {  # as Yahoo, yfinance and their copies write them, without blanks and case
     "open": "Open",
@@ -25,7 +26,6 @@ COLUMNS = {  # as Yahoo, yfinance and their copies write them, without blanks an
 DATES = ("%Y-%m-%d", "%Y/%m/%d", "%b %d, %Y", "%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y")
 PAUSE = pd.Timedelta(minutes=2)  # before Yahoo is asked again
 _failed: list[pd.Timestamp] = []  # when it did not answer, since it last did
-OTHER = 1e-3  # median difference of daily returns: another instrument's, no rounding's
 THOUSANDS = r"-?\d{1,3}(,\d{3})+(\.\d*)?"
 # Files of indices that are named without their caret; no fund may be read from them.
 INDEX_FILES = ("GSPC", "IXIC", "NDX")
@@ -172,35 +172,37 @@ def from_yahoo(ticker: str, cache: Path, tries: int = 3) -> Found:
     meta = getattr(fund, "history_metadata", None) or {}
     try:
         regular = meta["currentTradingPeriod"]["regular"]["end"]
-        close = f"{regular.tz_convert(zone):%H:%M}"
+        close = f"{regular.tz_convert(zone):%H:%M}".replace("00:00", MIDNIGHT)
     except (AttributeError, KeyError, TypeError):
-        close = CLOSE
+        close = CLOSE if zone == ZONE else MIDNIGHT
     where = zone, close, meta.get("currency")
     raw = tidy(raw, ticker)
     return Found(raw, f"yfinance, {made:%Y-%m-%d}", path, made, *where, new=True)
 
 
 def keep(found: Found) -> list[str]:
-    """Save a download, with its digest and when and where it was made, in place of the one before; what is to be told.
+    """Save a download, with its digest and when and where it was made, in place of the one before; why not, if not.
 
-    One that begins later than that is not saved: Yahoo has sent less than it has. Nor is one whose days moved otherwise:
-    Yahoo has given the name to something else.
+    One that begins later than that is not saved: Yahoo has sent less than it has.
+
+    Raises:
+        ValueError: its days moved otherwise than before: Yahoo has given the name to something else.
     """
+    ticker = found.file.stem
     try:
-        before = from_cache(found.file.stem, found.file.parent).raw
+        before = from_cache(ticker, found.file.parent).raw
     except PricesUnavailable:
         before = found.raw
+    closes = [x.AdjClose[~x.index.duplicated()] for x in (found.raw, before)]
+    both = pd.concat(closes, axis=1, join="inner")[:-1]  # the last may be of noon
+    moves = both.pct_change(fill_method=None)[1:].dropna()
+    apart, usual = (moves.iloc[:, 0] - moves.iloc[:, 1]).abs(), moves.iloc[:, 1].abs()
+    if len(moves) >= 20 and apart.median() > usual.median() / 2:
+        raise ValueError(
+            f"{ticker}: Yahoo sends something else than before under this name; delete {found.file} if you want it"
+        )
     if found.raw.index[0] > before.index[0] + pd.Timedelta(days=7):
-        return [f"{found.file.stem}: Yahoo sends less than before, not kept"]
-    both = found.raw.index.intersection(before.index).unique()
-    moves = [
-        x.AdjClose[~x.index.duplicated()].loc[both].pct_change(fill_method=None)
-        for x in (found.raw, before)
-    ]
-    if (moves[0] - moves[1]).abs().median() > OTHER:
-        return [
-            f"{found.file.stem}: Yahoo sends another instrument than {found.file} has, not kept"
-        ]
+        return [f"{ticker}: Yahoo sends less than before, which stays in {found.file}"]
     raw = found.raw.copy()
     raw.attrs = {
         "digest": digest(raw),
@@ -215,7 +217,7 @@ def keep(found: Found) -> list[str]:
         raw.to_parquet(part)
         os.replace(part, found.file)
     except (OSError, ImportError) as error:
-        return [f"{found.file.stem}: the download is not kept: {error}"]
+        return [f"{ticker}: the download is not kept: {error}"]
     return []
 
 
@@ -238,9 +240,10 @@ def read_csv(path: Path, ticker: str) -> pd.DataFrame:
         first = content.decode(encoding).partition("\n")[0]
     except UnicodeDecodeError:  # an old spreadsheet
         encoding, first = "cp1252", content.decode("cp1252").partition("\n")[0]
-    european = {"sep": ";", "decimal": ",", "thousands": "."}
-    how = european if ";" in first else {}
-    how |= {"encoding": encoding, "low_memory": False}
+    how = {"encoding": encoding, "low_memory": False}
+    how["sep"] = next((mark for mark in ";\t" if mark in first), ",")
+    if how["sep"] == ";" and "," in content.decode(encoding):
+        how |= {"decimal": ",", "thousands": "."}
     table = pd.read_csv(path, **how)
     texts = pd.read_csv(path, usecols=[0], dtype=str, keep_default_na=False, **how)
     table.isetitem(0, texts.iloc[:, 0])  # "n/a" stays as it stands
@@ -260,7 +263,10 @@ def tidy(table: pd.DataFrame, ticker: str) -> pd.DataFrame:
         ValueError: a column is missing, or a date cannot be read.
     """
     flat = table.columns.get_level_values(0).astype(str)
-    names = [COLUMNS.get(re.sub(r"[\s_*]", "", name).lower()) for name in flat]
+    names = [COLUMNS.get(re.sub(r"[\s_*]|\.\d+$", "", name).lower()) for name in flat]
+    known = [name for name in names if name]
+    if len(set(known)) < len(known):
+        raise ValueError(f"{ticker} has a column twice: {', '.join(flat)}")
     columns = {n: table.iloc[:, i] for i, n in enumerate(names) if n}
     if "AdjClose" not in columns and "Close" in columns and ticker.startswith("^"):
         columns["AdjClose"] = columns["Close"]  # an index pays no dividends
@@ -306,11 +312,19 @@ def _days(index: pd.Index, ticker: str) -> pd.DatetimeIndex:
         return days.rename("Date")
     texts = pd.Index(index).astype(str).str.strip()
     iso = texts.str.match(r"\d{4}-\d\d-\d\d(\D|$)")
+    late = texts[texts.str.match(r".*[T ](1[2-9]|2\d):\S*(\+00:?00|Z)$")]
+    if len(late):  # midnight, east of Greenwich, of the next day
+        raise ValueError(
+            f"{ticker}: {late[0]!r} is in another zone than the exchange's"
+        )
     texts = texts.where(~iso, texts.str[:10])  # without its hour and zone
     if texts.str.fullmatch(r"\d{5}(\.0)?").all():  # a spreadsheet's count of days
-        return pd.to_datetime(
-            texts.astype(float), unit="D", origin="1899-12-30"
-        ).rename("Date")
+        serial = texts.astype(float)
+        days = pd.to_datetime(serial, unit="D", origin="1899-12-30").rename("Date")
+        seen = set(days.day_of_week)
+        if len(days) > 20 and seen & {5, 6} and len(seen) < 7:  # counted from 1904
+            raise ValueError(f"{ticker}: its days, as {texts[0]}, fall on weekends")
+        return days
     read = {form: pd.to_datetime(texts, format=form, errors="coerce") for form in DATES}
     whole = [days for days in read.values() if not days.hasnans]
     if not whole:
