@@ -648,6 +648,42 @@ def test_a_target_of_one_always_buys_the_first():
     assert set(run.trades.ticker) == {"AAA"} and len(run.trades) == 70
 
 
+def test_orders_by_name_are_of_what_can_be_held():
+    prices, start = market(30), pd.Series(100.0, market(30).index[:1])
+    by_name = lambda **orders: lambda *_: pd.Series(orders)  # noqa: E731
+    for orders in (
+        dict(AAA=1.0),
+        dict(AAA=1.0, BBB=1.0, CCC=1.0),
+        dict(AAA=1.0, CCC=1.0),
+    ):
+        with pytest.raises(ValueError, match="a rule orders dollars of"):
+            simulate(prices, by_name(**orders), start)
+    once = simulate(prices, by_name(BBB=1.0, AAA=2.0), start)
+    assert once.trades[:2][["ticker", "units"]].to_numpy()[:, 0].tolist() == [
+        "AAA",
+        "BBB",
+    ]
+    assert (once.trades.units * once.trades.price)[:2].tolist() == pytest.approx([2, 1])
+
+
+def test_trials_must_be_known():
+    r = np.random.default_rng(0).normal(size=100)
+    with pytest.raises(ValueError, match="trials must be finite"):
+        deflated_sharpe(r, [0.1, np.nan])
+
+
+def test_weights_after_costs_are_what_is_wanted():
+    rng = np.random.default_rng(0)
+    for cost in (0, 5e-4, 0.01, 0.1, 0.49):
+        worth, cash = rng.uniform(0, 1e6, 2), rng.uniform(0, 1e5)
+        for weights in (np.array([0.6, 0.4]), np.array([0.0, 0.1]), np.zeros(2)):
+            dollars = toward(weights, worth, cash, cost)
+            left = worth.sum() + cash - cost * np.abs(dollars).sum()
+            np.testing.assert_allclose(
+                worth + dollars, weights * left, rtol=1e-12, atol=1e-8
+            )
+
+
 def test_more_borders():
     prices = market(30)
     for call, message in (

@@ -11,6 +11,7 @@ from matplotlib.colors import to_rgb
 from mlbook import claims
 from mlbook.leveraged_etfs.drawing import heat, maps
 from mlbook.leveraged_etfs.evidence import Evidence
+from mlbook.leveraged_etfs.prices import Unfit
 
 PRICES = {"AAA": pd.DataFrame(), "BBB": pd.DataFrame()}
 TABLE = pd.DataFrame({"1": [1 / 3, 2.0], "two": [np.nan, -1e5 / 7]}, ["1999–2018", "x"])
@@ -143,7 +144,7 @@ def test_a_record_keeps_what_is_missing_and_what_is_whole():
 
 
 def too_short():
-    raise ValueError("AAA does not reach from 2010-02-11 to 2024-07-09")
+    raise Unfit("AAA does not reach from 2010-02-11 to 2024-07-09")
 
 
 def test_a_table_that_cannot_be_measured_is_that_of_the_record(capsys):
@@ -168,8 +169,8 @@ def test_a_table_that_cannot_be_measured_is_missing_without_a_record(capsys):
     assert capsys.readouterr().out == "", "of prices that are missing others tell"
 
 
-@pytest.mark.parametrize("error", [KeyError, TypeError, ZeroDivisionError, OSError])
-def test_only_a_value_error_is_for_prices_that_do_not_do(error):
+@pytest.mark.parametrize("error", [KeyError, ValueError, ZeroDivisionError, OSError])
+def test_a_mistake_in_measuring_is_no_missing_price(error):
     def wrong():
         raise error("a mistake")
 
@@ -283,12 +284,13 @@ def test_a_claim_of_several_tables_is_of_the_record_if_one_is(
     assert capsys.readouterr().out == told
 
 
-def test_the_name_of_a_table_is_not_taken_by_its_letters(displayed, capsys):
+def test_the_name_of_a_table_is_not_taken_by_its_letters(displayed):
     evidence = Evidence(PRICES, recorded(t=TABLE))
     evidence.table("a", ["AAA"], lambda: TABLE)
     evidence.table("b", ["AAA"], lambda: TABLE)
-    evidence.claim("ab", "etf.one", "It is", never, above=1.5)
-    assert displayed == [] and "needs real prices" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="no table was asked for by {'ab'}"):
+        evidence.claim("ab", "etf.one", "It is", never, above=1.5)
+    assert displayed == []
 
 
 def test_a_claim_of_a_table_that_could_not_be_measured_is_recorded(displayed, capsys):
@@ -421,3 +423,17 @@ def test_a_recorded_table_is_drawn_as_a_measured_one(ax):
     heat(ax, Evidence({}, recorded(t=table)).table("t"), 1 / 3, 3, even=1)
     again = [t.get_text() for t in ax.texts]
     assert again == ["0.50", "1.00", "2.00", "3.00", "4.00"]
+
+
+def test_even_is_white_whatever_the_ends(ax):
+    for low, high in ((0.25, 2), (0.5, 4), (1 / 3, 3)):
+        image = heat(ax, grid([[0.5, 1.0, 2.0]], "a"), low, high, even=1)
+        assert image.norm(1.0) == pytest.approx(0.5)
+
+
+def test_maps_of_other_rows_are_refused_and_odd_numbers_fit():
+    with pytest.raises(ValueError, match="the tables have other rows"):
+        maps({"a": grid([[1.0] * 3] * 2), "b": grid([[1.0] * 3] * 2, "bc")}, 0, 1)
+    fig = maps({name: grid([[1.0] * 3] * 2) for name in "abc"}, 0, 1, across=2)
+    assert [ax.axison for ax in fig.axes[:4]] == [True, True, True, False]
+    plt.close(fig)

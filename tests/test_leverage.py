@@ -46,6 +46,19 @@ def test_borders_of_leverage():
         simulate_leveraged(pd.Series([0.01]), 2, np.nan)
 
 
+def test_cash_needs_prices_in_order():
+    table = simulated_funds({"SPY": ("sp500", 1, 0.0)})
+    for fault in (table[::-1], table.iloc[[0, 1, 1]]):
+        with pytest.raises(ValueError, match=r"not in order|stands twice"):
+            with_cash(fault)
+
+
+@pytest.mark.parametrize("days", [[], [None], ["2020-01-01", None]])
+def test_the_rate_is_of_days(days):
+    with pytest.raises(ValueError, match="days must be dates"):
+        policy_rate(pd.DatetimeIndex(days))
+
+
 def test_log_growth_is_that_of_many_paths():
     rng = np.random.default_rng(0)
     mu, sigma, rate, n = 0.1, 0.3, 0.03, 252 * 4000

@@ -497,6 +497,27 @@ def test_measures_agree_with_ffn():
     assert m["peak"] <= worst.Start <= m["trough"]
 
 
+@pytest.mark.parametrize("values", [[1, -1], [1, np.nan], [0, 1], [np.nan, 1]])
+def test_values_that_have_no_drawdown_are_refused(values):
+    with pytest.raises(ValueError, match="must not be negative, nor missing"):
+        drawdown(pd.Series(values, dtype=float))
+
+
+def test_only_daily_values_have_a_value_before_the_first():
+    months = pd.date_range("2020-01-31", periods=12, freq="ME")
+    unit = pd.Series(1.01 ** np.arange(1, 13), months)
+    with pytest.raises(ValueError, match="`start` is for daily values"):
+        metrics(unit, start=1.0)
+    year = (months[-1] - months[0]).days / 365.25
+    assert metrics(unit)["cagr"] == pytest.approx(1.01 ** (11 / year) - 1)
+
+
+def test_a_rate_needs_values_in_order():
+    days = pd.DatetimeIndex(["2021-01-01", "2020-01-01"])
+    with pytest.raises(ValueError, match="not in order"):
+        money_weighted(pd.Series([1.0, 2.0], days), pd.Series([1.0], days[1:]))
+
+
 def test_borders_of_measures():
     good = some([1, 2, 3])
     for unit, options, message in (

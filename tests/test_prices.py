@@ -471,6 +471,18 @@ def test_a_split_is_known_by_its_day(ratio):
         adjust(frame, "AAA")
 
 
+def test_a_date_is_no_number(tmp_path):
+    for day in (20200101, 2020.0):
+        with pytest.raises(ValueError, match="dates are written 2020-01-31"):
+            load_prices("AAA", day, folder=tmp_path)
+
+
+def test_one_ticker_is_not_its_letters(tmp_path):
+    assert prices.load_what_is_there("AAA", source="folder", folder=tmp_path)[1][
+        0
+    ].startswith("missing: AAA;")
+
+
 def test_small_dividends_are_added_up():
     frame = with_actions(30)
     frame.loc[frame.index[5::10], "Dividends"] = 0.5  # six, of half a percent

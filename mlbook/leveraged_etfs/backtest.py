@@ -162,8 +162,10 @@ def simulate(
             cash = 0.0
         orders = rule(past[:d], trade[d], units.copy(), max(cash, 0.0))
         if orders is not None:
-            if isinstance(orders, pd.Series):
-                orders = orders.reindex(tickers)
+            if isinstance(orders, pd.Series) and set(orders.index) == set(tickers):
+                orders = orders[tickers]
+            if isinstance(orders, pd.Series) and list(orders.index) != tickers:
+                orders = orders.to_dict()
             if np.shape(orders) != (len(tickers),):
                 raise ValueError(f"a rule orders dollars of {tickers}, got {orders!r}")
             fill(d, np.asarray(orders, float))
@@ -346,8 +348,10 @@ def toward(
     What is left, T, solves T = worth + cash − cost·Σ|weights·T − worth|; the map contracts.
     """
     before = total = worth.sum() + cash
-    for _ in range(50 if cost else 0):
-        total = before - cost * np.abs(weights * total - worth).sum()
+    for _ in range(50):  # some six, at a cost of a thousandth
+        last, total = total, before - cost * np.abs(weights * total - worth).sum()
+        if abs(total - last) <= 1e-15 * before:
+            break
     return weights * total - worth
 
 

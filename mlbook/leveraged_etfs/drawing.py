@@ -18,6 +18,9 @@ def heat(ax, table: pd.DataFrame, low, high, form="{:.2f}", even=None, size=8):
         the image, for a colour bar.
     """
     values = table.to_numpy(float)
+    if even == 1:
+        high = max(high, 1 / low)
+        low = 1 / high
     if even is None:
         norm, colours = Normalize(low, high), "Purples"
     else:
@@ -49,13 +52,22 @@ def heat(ax, table: pd.DataFrame, low, high, form="{:.2f}", even=None, size=8):
 
 
 def maps(tables: dict[str, pd.DataFrame], *colours, below="", across=1, **how):
-    """A figure of the `heat` of each table, with its name as its title, and `below` beneath the last."""
+    """A figure of the `heat` of each table, with its name as its title, and `below` beneath the last.
+
+    Raises:
+        ValueError: the tables have not the same rows.
+    """
+    names = [list(table.index) for table in tables.values()]
+    if any(rows != names[0] for rows in names):
+        raise ValueError(f"the tables have other rows: {names}")
     rows = -(-len(tables) // across)
     height = 0.5 + rows * (0.45 + 0.3 * max(map(len, tables.values())))
     fig, axes = plt.subplots(
         rows, across, figsize=(7.2, height), sharex=True, sharey=True, squeeze=False
     )
-    for ax, (name, table) in zip(axes.flat, tables.items(), strict=True):
+    for ax in axes.flat[len(tables) :]:
+        ax.set_axis_off()
+    for ax, (name, table) in zip(axes.flat, tables.items(), strict=False):
         heat(ax, table, *colours, **how)
         ax.set_title(name)
     fig.supxlabel(below, size=11)

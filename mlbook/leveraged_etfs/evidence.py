@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 import pandas as pd
 
 from mlbook.claims import claim
+from mlbook.leveraged_etfs.prices import Unfit
 
 
 class Evidence:
@@ -18,6 +19,7 @@ class Evidence:
     def __init__(self, prices: dict[str, pd.DataFrame], record: dict | None = None):
         """`prices`: a table of each ticker that is there; `record`: "tables", "device" and "date", or None."""
         self.prices, self.record, self.measured = prices, record, {}
+        self.asked = set()
         self.recorded = (record or {}).get("tables", {})
 
     def table(
@@ -34,11 +36,12 @@ class Evidence:
         """
         if name in self.measured:
             raise ValueError(f"there is a table {name!r} already")
+        self.asked.add(name)
         table = None
         if measure and set(tickers) <= set(self.prices):
             try:
                 table = measure()
-            except ValueError as error:  # prices that do not reach as far, say
+            except Unfit as error:
                 print(f"{name} is not measured: {error}")
         if table is not None:
             self.measured[name] = table.to_json(orient="split", double_precision=15)
@@ -61,8 +64,14 @@ class Evidence:
         measured: Callable[[], float],
         **options,
     ) -> None:
-        """`mlbook.claim` about tables: measured here, or from the record if one of them is; or a line where one is neither."""
+        """`mlbook.claim` about tables: measured here, or from the record if one of them is; or a line where one is neither.
+
+        Raises:
+            ValueError: a table was never asked for.
+        """
         names = {names} if isinstance(names, str) else set(names)
+        if not names <= self.asked:
+            raise ValueError(f"no table was asked for by {names - self.asked}")
         if names <= set(self.measured):
             claim(id, statement, measured=measured(), **options)
         elif names <= set(self.measured) | set(self.recorded):

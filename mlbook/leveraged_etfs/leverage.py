@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mlbook.leveraged_etfs import prices
-from mlbook.leveraged_etfs.borders import check_days
+from mlbook.leveraged_etfs.borders import check_days, check_prices
 
 DAYS = 252  # trading days in a year, for quantities of a model
 FUNDS = {  # ticker → index in `arch`, leverage, yearly fee (the prospectuses', 2010s)
@@ -54,7 +54,9 @@ def simulate_leveraged(
     spread: float = 0.0,
 ) -> pd.Series:
     """Daily returns of a fund that holds `leverage` times its capital, reset every day:
-    L·ρ − (L − 1)·(rate + spread)/252 − fee/252 for L ≥ 1. It cannot lose more than everything.
+    L·ρ − (L − 1)·(rate + spread)/252 − fee/252 for L ≥ 1.
+
+    It cannot lose more than everything.
 
     Args:
         returns: ρ, of the underlying, a day each (0.01 is one percent).
@@ -93,8 +95,10 @@ def policy_rate(days: pd.DatetimeIndex) -> pd.Series:
     After the end of the table, 2025, its last decision stands, and a warning says so.
 
     Raises:
-        ValueError: a day lies before the table, from 1998-11-17 on.
+        ValueError: days are none, or missing, or lie before the table, from 1998-11-17 on.
     """
+    if not isinstance(days, pd.DatetimeIndex) or days.hasnans or not len(days):
+        raise ValueError(f"days must be dates, got {days!r}")
     words = POLICY.split()
     decided = pd.Series(np.float64(words[1::2]) / 100, pd.DatetimeIndex(words[::2]))
     if min(days) < decided.index[0]:
@@ -174,6 +178,7 @@ def with_cash(table: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: as `policy_rate`, or the table has it already.
     """
+    check_prices(table)
     if "CASH" in table["close"]:
         raise ValueError("the table has CASH already")
     nights = table.index.to_series().diff().dt.days.fillna(0) / 360  # money market days

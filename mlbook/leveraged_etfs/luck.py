@@ -52,8 +52,10 @@ def deflated_sharpe(returns: np.ndarray, trials: Iterable[float]) -> float:
         returns: of the chosen strategy, daily, in excess of the riskless rate.
         trials: daily Sharpe ratios of all that were tried.
     Raises:
-        ValueError: fewer than two trials.
+        ValueError: fewer than two trials, or some that are missing.
     """
     trials = np.asarray(list(trials), float)
+    if not np.isfinite(trials).all():
+        raise ValueError(f"trials must be finite Sharpe ratios, got {trials}")
     spread = float(trials.std(ddof=1)) if len(trials) > 1 else 0.0
     return probabilistic_sharpe(returns, expected_max_sharpe(len(trials), spread))

@@ -62,7 +62,13 @@ def unit_value(
 
 
 def drawdown(values: pd.Series) -> pd.Series:
-    """By how much each value is below the highest before it, as a fraction: 0 at a peak, −0.5 at half of it."""
+    """By how much each value is below the highest before it, as a fraction: 0 at a peak, −0.5 at half of it.
+
+    Raises:
+        ValueError: a value is negative or missing, or the first is 0.
+    """
+    if not ((values >= 0).all() and values.iloc[0] > 0):
+        raise ValueError("values must not be negative, nor missing, nor the first be 0")
     return values / values.cummax() - 1
 
 
@@ -75,6 +81,7 @@ def money_weighted(values: pd.Series, flows: pd.Series) -> float:
     Raises:
         ValueError: no money was paid in before the last day, or no rate explains the flows and the value.
     """
+    check_series(values, "a value", values.index)
     check_series(flows, "a flow", values.index, some=True)
     end, last = values.index[-1], float(values.iloc[-1])
     flows = flows[flows != 0]
@@ -112,8 +119,8 @@ def metrics(
     Args:
         unit: by day, week or month.
         rate: yearly riskless rate that the two ratios are over.
-        start: the value before the first, 1 for the unit of an account, whose first day then counts; the first itself
-            unless given.
+        start: the value before the first, 1 for the unit of an account, whose first day then counts (as no time); the
+            first itself unless given.
     Returns:
         "cagr", "volatility" (yearly), "sharpe", "sortino" (yearly; Sortino's deviation is the root mean square of the
         shortfalls below `rate`, over all periods), "max_drawdown" (positive), "peak", "trough", "recovered" (days;
@@ -121,12 +128,14 @@ def metrics(
         1989), "calmar" (cagr over drawdown), "worst_year" (of calendar years, a broken first or last one counting as
         it is) and "worst_year_when". What cannot be said of so few values, or of none that move, is NaN.
     Raises:
-        ValueError: days out of order, or values that are missing or negative.
+        ValueError: days out of order, values that are missing or negative, or a `start` for values that are not daily.
     """
     check_series(unit, "a value", unit.index)
     price, start = start is None, float(unit.iloc[0]) if start is None else start
     if (unit < 0).any() or not start > 0:
         raise ValueError("values must not be negative, nor the first be 0")
+    if not price and (unit.index[-1] - unit.index[0]).days > 4 * len(unit):
+        raise ValueError("`start` is for daily values")
     days, u = unit.index, unit.to_numpy(float)
     last = np.r_[start, u[:-1]]
     moves = np.divide(u, last, out=np.ones_like(u), where=last > 0) - 1

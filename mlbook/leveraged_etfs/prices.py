@@ -19,6 +19,10 @@ SPLIT = 0.15  # a logarithm: smaller ones are stock dividends, and lost among th
 ROUNDING = 5e-4  # between two rows of one day that are the same price, rounded
 
 
+class Unfit(ValueError):
+    """Series that do not reach over the days that were asked for, or lack too many of them."""
+
+
 def load_prices(
     tickers: str | Iterable[str],
     start: str | None = None,
@@ -48,16 +52,14 @@ def load_prices(
         ValueError: the end is not after the start, a source is unknown, or a series is not fit for use: see `adjust`.
         PricesUnavailable: no source has one of the series.
     """
-    tickers = [tickers] if isinstance(tickers, str) else list(tickers)
+    tickers = _listed(tickers)
     if not tickers or len(set(tickers)) < len(tickers):
         raise ValueError(f"tickers must be named once each, got {tickers}")
     if source not in ("auto", *sources.ORDER):
         raise ValueError(
             f"source is {source!r}; it must be 'auto' or one of {', '.join(sources.ORDER)}"
         )
-    start, end = (
-        None if d is None else pd.Timestamp(d).normalize() for d in (start, end)
-    )
+    start, end = (_date(d) for d in (start, end))
     if start is not None and end is not None and end <= start:
         raise ValueError(
             f"the end, {end:%Y-%m-%d}, is not after the start, {start:%Y-%m-%d}"
@@ -104,7 +106,7 @@ def load_what_is_there(
 ) -> tuple[dict[str, pd.DataFrame], list[str]]:
     """`load_prices` of each ticker by itself: tables of those that can be had, and what is to be told of all."""
     tables, told, missing, why, currencies = {}, [], [], [], {}
-    for ticker in tickers:
+    for ticker in _listed(tickers):
         try:
             tables[ticker] = load_prices(ticker, start, end, **options)
             told += tables[ticker].attrs["repairs"]
@@ -260,7 +262,7 @@ def _check_actions(raw: pd.DataFrame, paid: pd.DataFrame, ticker: str) -> None:
                 f"{ticker} on {_day(day)}: {what}: {paid.loc[day].to_dict()}"
             )
     owed, given = lost.sum(), step.sum()
-    if "Dividends" in paid and abs(owed - given) > max(0.003, 0.05 * owed):
+    if owed and abs(owed - given) > max(0.003, 0.05 * owed):
         raise ValueError(
             f"{ticker}: dividends of {owed:.1%} were paid, its adjusted close has {given:.1%}"
         )
@@ -270,12 +272,12 @@ def align(series: dict[str, pd.DataFrame], repairs: list[str]) -> pd.DataFrame:
     """One table of several series, by date; what is left out is added to `repairs`.
 
     Raises:
-        ValueError: the series do not overlap, or more than one day in a hundred is missing in some.
+        Unfit: the series do not overlap, or more than one day in a hundred is missing in some.
     """
     first = max(s.index[0] for s in series.values())
     last = min(s.index[-1] for s in series.values())
     if last < first:
-        raise ValueError(f"{', '.join(series)} have no day in common")
+        raise Unfit(f"{', '.join(series)} have no day in common")
     for name, s in series.items():
         cut = (s.index < first).sum() + (s.index > last).sum()
         if cut:
@@ -287,7 +289,7 @@ def align(series: dict[str, pd.DataFrame], repairs: list[str]) -> pd.DataFrame:
     )
     holes = table.isna().any(axis=1)
     if holes.mean() > GAPS:
-        raise ValueError(
+        raise Unfit(
             f"{', '.join(series)}: {holes.sum()} of {len(table)} days are missing in some, "
             f"the first on {_day(table.index[holes][0])}"
         )
@@ -302,9 +304,9 @@ def join(tables: dict[str, pd.DataFrame], tickers: Iterable[str], start=None, en
     """One table of several that have one ticker each, as `load_what_is_there` gives them, from `start` to `end`.
 
     Raises:
-        ValueError: as `align` does, or one of them begins later, or ends earlier.
+        Unfit: as `align`, or one of them begins later, or ends earlier.
     """
-    start, end = (None if d is None else pd.Timestamp(d) for d in (start, end))
+    start, end, tickers = _date(start), _date(end), _listed(tickers)
     apart = {t: _between(tables[t].xs(t, axis=1, level=1), start, end) for t in tickers}
     for ticker, part in apart.items():
         late = start is not None and (
@@ -312,9 +314,7 @@ def join(tables: dict[str, pd.DataFrame], tickers: Iterable[str], start=None, en
         )
         early = end is not None and (part.empty or part.index[-1] < end - CLOSED * DAY)
         if late or early:
-            raise ValueError(
-                f"{ticker} does not reach from {_day(start)} to {_day(end)}"
-            )
+            raise Unfit(f"{ticker} does not reach from {_day(start)} to {_day(end)}")
     return align(apart, [])
 
 
@@ -324,7 +324,7 @@ def select(table: pd.DataFrame, tickers: Iterable[str], start=None, end=None):
     Raises:
         ValueError: a ticker is not in the table, or no day is left.
     """
-    tickers = [tickers] if isinstance(tickers, str) else list(tickers)
+    tickers = _listed(tickers)
     missing = [t for t in tickers if t not in table["close"]]
     if missing:
         raise ValueError(
@@ -337,6 +337,16 @@ def select(table: pd.DataFrame, tickers: Iterable[str], start=None, end=None):
         )
     part.attrs = table.attrs
     return part
+
+
+def _listed(tickers: str | Iterable[str]) -> list[str]:
+    return [tickers] if isinstance(tickers, str) else list(tickers)
+
+
+def _date(date) -> pd.Timestamp | None:
+    if isinstance(date, int | float):
+        raise ValueError(f"dates are written 2020-01-31, not {date}")
+    return None if date is None else pd.Timestamp(date).normalize()
 
 
 def _columns(tickers) -> pd.MultiIndex:

@@ -197,7 +197,7 @@ def keep(found: Found) -> list[str]:
     both = pd.concat(closes, axis=1, join="inner")[:-1]  # the last may be of noon
     moves = both.pct_change(fill_method=None)[1:].dropna()
     apart, usual = (moves.iloc[:, 0] - moves.iloc[:, 1]).abs(), moves.iloc[:, 1].abs()
-    if len(moves) >= 20 and apart.median() > usual.median() / 2:
+    if len(moves) >= 20 and apart.median() > max(usual.median() / 2, 1e-4):
         raise ValueError(
             f"{ticker}: Yahoo sends something else than before under this name; delete {found.file} if you want it"
         )
