@@ -94,10 +94,11 @@ def site() -> Iterator[dict]:
     yield {"name": "site", "table": table.to_json(orient="split")}
 
 
-def in_2022(closes: pd.Series) -> float:
-    """The return of that calendar year, in %."""
-    ends = closes.groupby(closes.index.year).last()
-    return 100 * (ends[2022] / ends[2021] - 1)
+def fall_and_2022(values: pd.Series) -> dict[str, float]:
+    """The largest drawdown and the return of 2022, in %."""
+    ends = values.groupby(values.index.year).last()
+    fall = -100 * drawdown(values).min()
+    return {"drawdown": fall, "in 2022": 100 * (ends[2022] / ends[2021] - 1)}
 
 
 def partners() -> Iterator[dict]:
@@ -106,8 +107,7 @@ def partners() -> Iterator[dict]:
     rows = {}
     for ticker in ("TQQQ", "BTAL", "JEPI", "SPY"):
         close = prices.load_prices(ticker, None, "2024-07-09")["close"][ticker]
-        fall = -100 * drawdown(close).min()
-        rows[ticker] = {"drawdown": fall, "in 2022": in_2022(close)}
+        rows[ticker] = fall_and_2022(close)
     yield {"name": "single", "table": pd.DataFrame(rows).to_json(orient="split")}
     both = prices.load_prices(["TQQQ", "BTAL"], "2011-09-30", "2024-07-01")
     days = both.groupby(both.index.year).tail(1).index.union(both.index[:1])
@@ -115,8 +115,7 @@ def partners() -> Iterator[dict]:
     for share in (0.7, 0.65, 0.5):
         plan = pd.DataFrame({"TQQQ": share, "BTAL": 1 - share}, days)
         ends = follow(both, plan, 10_000.0, at="close").values.resample("ME").last()
-        fall = -100 * drawdown(ends).min()
-        rows[f"{share:.0%}"] = {"drawdown": fall, "in 2022": in_2022(ends)}
+        rows[f"{share:.0%}"] = fall_and_2022(ends)
     yield {"name": "turns", "table": pd.DataFrame(rows).to_json(orient="split")}
 
 

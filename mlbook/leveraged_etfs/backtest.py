@@ -162,10 +162,9 @@ def simulate(
             cash = 0.0
         orders = rule(past[:d], trade[d], units.copy(), max(cash, 0.0))
         if orders is not None:
-            if isinstance(orders, pd.Series) and set(orders.index) == set(tickers):
-                orders = orders[tickers]
-            if isinstance(orders, pd.Series) and list(orders.index) != tickers:
-                orders = orders.to_dict()
+            if isinstance(orders, pd.Series):
+                whole = set(orders.index) == set(tickers)
+                orders = orders[tickers] if whole else orders.to_dict()
             if np.shape(orders) != (len(tickers),):
                 raise ValueError(f"a rule orders dollars of {tickers}, got {orders!r}")
             fill(d, np.asarray(orders, float))

@@ -1,6 +1,7 @@
 """Where daily prices are found: a folder of files, the last download, Yahoo. Each gives what it has, as it is."""
 
 import hashlib
+import io
 import logging
 import os
 import re
@@ -237,15 +238,16 @@ def read_csv(path: Path, ticker: str) -> pd.DataFrame:
     content = path.read_bytes()
     encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
-        first = content.decode(encoding).partition("\n")[0]
+        text = content.decode(encoding)
     except UnicodeDecodeError:  # an old spreadsheet
-        encoding, first = "cp1252", content.decode("cp1252").partition("\n")[0]
-    how = {"encoding": encoding, "low_memory": False}
-    how["sep"] = next((mark for mark in ";\t" if mark in first), ",")
-    if how["sep"] == ";" and "," in content.decode(encoding):
+        text = content.decode("cp1252")
+    first = text.partition("\n")[0]
+    how = {"sep": next((mark for mark in ";\t" if mark in first), ",")}
+    if how["sep"] == ";" and "," in text:
         how |= {"decimal": ",", "thousands": "."}
-    table = pd.read_csv(path, **how)
-    texts = pd.read_csv(path, usecols=[0], dtype=str, keep_default_na=False, **how)
+    read = lambda **more: pd.read_csv(io.StringIO(text), **how, **more)  # noqa: E731
+    table = read(low_memory=False)
+    texts = read(usecols=[0], dtype=str, keep_default_na=False)
     table.isetitem(0, texts.iloc[:, 0])  # "n/a" stays as it stands
     if list(table.iloc[:2, 0]) == ["Ticker", "Date"]:  # the three headings of yfinance
         mine = (table.iloc[0] == ticker).to_numpy()
