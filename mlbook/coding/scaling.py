@@ -1,5 +1,6 @@
 """How the loss falls with the size of a model and of its data: one training of the ladder, and the law fitted to many."""
 
+import math
 import time
 
 import torch
@@ -36,7 +37,9 @@ def train(
         lr: peak learning rate of Adam.
         windows: held-out stretches of LENGTH bytes that measure it.
     Returns:
-        what was asked for, with `parameters` (all of them), `bits` a byte on the held-out text, and `seconds`.
+        what was asked for, with `parameters` (all of them), `bits` a byte on the held-out text, the same on other
+        stretches of it, for `choosing` a learning rate, and `seconds`. `online` is what the training text itself takes, in bits a byte, if a
+        decoder trains along: the mean loss before each step, and 8 bits for the byte before each stretch.
     Raises:
         ValueError: an unknown size, or more or fewer tokens than can be had.
     """
@@ -59,10 +62,9 @@ def train(
         batches = iter(order[: steps * BATCH].view(steps, BATCH))
         loss = lambda model: model.nll(text[next(batches)]).mean()
         start = time.perf_counter()
-        model, _, _ = fit(model, loss, steps, lr, warmup=max(1, steps // 10))
-        evenly = torch.linspace(0, len(held_out) - 1, windows).long()
-        with torch.no_grad():
-            nll = torch.cat([model.nll(s) for s in held_out[evenly].split(32)])
+        model, losses, _ = fit(model, loss, steps, lr, warmup=max(1, steps // 10))
+        evenly = torch.linspace(0, len(held_out) - 2, windows).long()
+        bits, choosing = (_bits(model, held_out[evenly + i]) for i in range(2))
     finally:
         torch.set_num_threads(threads)
     return {
@@ -71,9 +73,18 @@ def train(
         "lr": lr,
         "seed": seed,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "bits": nll.double().mean().item() / torch.log(torch.tensor(2.0)).item(),
+        "bits": bits,
+        "choosing": choosing,
+        "online": sum(losses) / len(losses) / math.log(2) + 8 / LENGTH,
         "seconds": time.perf_counter() - start,
     }
+
+
+@torch.no_grad()
+def _bits(model: Transformer, text: Tensor) -> float:
+    """A byte, on average."""
+    nll = torch.cat([model.nll(part) for part in text.split(32)])
+    return nll.double().mean().item() / math.log(2)
 
 
 def stretches(text: bytes) -> Tensor:
