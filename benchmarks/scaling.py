@@ -20,7 +20,11 @@ def rates(size: str, tokens: int) -> tuple[float, ...]:
     """Small models train best at high rates, long trainings and large models at low ones."""
     if size in ("11k", "35k"):
         return (4e-3, 8e-3, 16e-3)
-    low = (2e-3,) if size in ("468k", "1m") or (size, tokens >= 2e6) == ("218k", 1) else ()
+    low = (
+        (2e-3,)
+        if size in ("468k", "1m") or (size, tokens >= 2e6) == ("218k", 1)
+        else ()
+    )
     high = () if size == "1m" and tokens >= 1e6 else (8e-3,)
     return (*low, 4e-3, *high)
 
@@ -39,7 +43,10 @@ def main():
             for tokens in TOKENS
             for rate in rates(size, tokens)
         ]
-        cost = lambda cell: -list(scaling.SIZES).index(cell[0]) * cell[1]
+
+        def cost(cell):  # the longest first
+            return -list(scaling.SIZES).index(cell[0]) * cell[1]
+
         yield from pool(delayed(scaling.train)(*c) for c in sorted(cells, key=cost))
 
     def seeds():

@@ -5,6 +5,7 @@ A *model* gives the distribution of the next symbol from those before. It has a 
 (floats, integers or fractions), and `update(symbol)`. `Conditional` and `Static` make one of a function and of a table.
 """
 
+import itertools
 import math
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -98,20 +99,20 @@ def shortest_word(low: Fraction, high: Fraction) -> str:
 
     They are at most ⌈−log₂(high − low)⌉ + 1.
     """
-    for n in range(2 + math.ceil(1 / (high - low)).bit_length()):
+    check_interval(low, high)
+    for n in itertools.count():
         first = math.ceil(low * 2**n)
         if first + 1 <= high * 2**n:
             return format(first, f"0{n}b") if n else ""
-    raise ValueError(f"[{low}, {high}) is no interval of [0, 1)")
 
 
 def shortest_number(low: Fraction, high: Fraction) -> str:
     """The fewest bits b such that the number 0.b000… lies in [low, high): enough for who knows where they end."""
-    for n in range(2 + math.ceil(1 / (high - low)).bit_length()):
+    check_interval(low, high)
+    for n in itertools.count():
         first = math.ceil(low * 2**n)
         if first < high * 2**n:
             return format(first, f"0{n}b") if n else ""
-    raise ValueError(f"[{low}, {high}) is no interval of [0, 1)")
 
 
 def exact_code(symbols: Iterable[int], model: Model) -> str:
@@ -137,18 +138,17 @@ def quantise(weights: Sequence, precision: int = PRECISION) -> np.ndarray:
     array = np.asarray(weights)
     if array.dtype.kind == "f":
         array = array.astype(np.float64)
-        if array.ndim != 1 or not np.isfinite(array).all() or (array < 0).any():
-            check_distribution(weights, len(weights))
-        total = math.fsum(array.tolist())
-        if not 0 < total < math.inf:
-            check_distribution(weights, len(weights))
-        shares = np.floor(array * (room / total)).astype(np.int64)
+        good = array.ndim == 1 and array.any() and (array >= 0).all()
+        if not good or not np.isfinite(array).all():
+            check_distribution(array, len(array))
+        array /= array.max()
+        shares = np.floor(array * (room / math.fsum(array.tolist()))).astype(np.int64)
     else:
         exact = check_distribution(weights, len(weights))
         total = sum(exact)
         shares = np.array([math.floor(w * room / total) for w in exact], np.int64)
     frequencies = shares + 1
-    frequencies[shares.argmax()] += room - shares.sum()
+    frequencies[array.argmax()] += room - shares.sum()
     return frequencies
 
 
@@ -288,9 +288,7 @@ def decode(data: bytes, model: Model, length: int) -> list[int]:
     return symbols
 
 
-def code_length(
-    symbols: Iterable[int], model: Model, quantised: bool = False
-) -> float:
+def code_length(symbols: Iterable[int], model: Model, quantised: bool = False) -> float:
     """−Σ log₂ p(symbol | those before) in bits: what no coder with this model falls below on average.
 
     Args:
@@ -300,15 +298,17 @@ def code_length(
     """
     state, lengths = model.start(), []
     for symbol in check_symbols(symbols, model.size):
-        weights = state.predict()
         if quantised:
-            p = int(quantise(weights)[symbol]) / 2**PRECISION
+            frequency = int(_frequencies(state, model.size)[symbol])
+            lengths.append(-math.log2(frequency / 2**PRECISION))
         else:
-            exact = check_distribution(weights, model.size)
-            p = float(exact[symbol] / sum(exact))
-        if not p:
-            raise ValueError(f"symbol {symbol} has probability 0 and cannot be coded")
-        lengths.append(-math.log2(p))
+            weights = check_distribution(state.predict(), model.size)
+            if not weights[symbol]:
+                raise ValueError(
+                    f"symbol {symbol} has probability 0 and cannot be coded"
+                )
+            p = weights[symbol] / sum(weights)  # may be too small for a float
+            lengths.append(math.log2(p.denominator) - math.log2(p.numerator))
         state.update(symbol)
     return math.fsum(lengths)
 
@@ -322,13 +322,16 @@ def _frequencies(state: State, size: int) -> np.ndarray:
     return frequencies
 
 
+def check_interval(low: Fraction, high: Fraction) -> None:
+    if not 0 <= low < high <= 1:
+        raise ValueError(f"[{low}, {high}) is no interval of [0, 1)")
+
+
 def check_symbols(symbols: Iterable[int], size: int) -> Iterable[int]:
     """`symbols`, one by one, each a whole number in [0, size)."""
     for i, symbol in enumerate(symbols):
         if check_count(f"symbol {i}", symbol, 0) >= size:
-            raise ValueError(
-                f"symbol {i} is {symbol}; the model has 0 to {size - 1}"
-            )
+            raise ValueError(f"symbol {i} is {symbol}; the model has 0 to {size - 1}")
         yield int(symbol)
 
 

@@ -16,7 +16,8 @@ def entropy(weights: Iterable[float]) -> float:
     """
     weights = check_weights(weights)
     total = math.fsum(weights)
-    return -math.fsum(w / total * math.log2(w / total) for w in weights if w)
+    shares = [w / total for w in weights]
+    return math.fsum(-p * math.log2(p) for p in shares if p)
 
 
 def kraft(lengths: Iterable[int]) -> float:

@@ -13,7 +13,6 @@ from mlbook.coding.arithmetic import (
     CHECK,
     HALF,
     PRECISION,
-    QUARTER,
     REGISTER,
     Decoder,
     check_symbols,
@@ -42,7 +41,7 @@ def encode(symbols: np.ndarray, weights: Sequence) -> bytes:
             f"symbols are one row of integers, got {symbols.dtype} {symbols.shape}"
         )
     starts = frequencies.cumsum() - frequencies
-    return _finish(_write_static, symbols, starts, frequencies)
+    return _finish(_write_static, symbols.astype(np.int64), starts, frequencies)
 
 
 def encode_bits(bits: np.ndarray, ones: np.ndarray) -> bytes:
@@ -188,8 +187,10 @@ def close(decoder: Decoder, registers: np.ndarray, symbols: np.ndarray) -> None:
 def _read(data, registers, ends, first, symbols):
     for i in range(len(symbols)):
         target = (registers[2] - registers[0]) // (registers[1] >> PRECISION)
-        symbol = first[min(target >> (PRECISION - LOOK), (1 << LOOK) - 1)]
-        while ends[symbol] <= target and symbol < len(ends) - 1:
+        if not 0 <= target < 1 << PRECISION:
+            return  # damaged, as `close` will say
+        symbol = first[target >> (PRECISION - LOOK)]
+        while ends[symbol] <= target:
             symbol += 1
         start = ends[symbol - 1] if symbol else 0
         narrow(registers, data, start, ends[symbol] - start)

@@ -98,12 +98,11 @@ class Mix:
         text = np.zeros(check_count("length", length, 0), np.uint8)
         history = np.append(np.frombuffer(self.text, np.uint8), text)
         registers, packed = fast.open_registers(data), np.frombuffer(data, np.uint8)
-        _decode(
-            history, len(self.text), self.memory, *tables(), registers, packed
-        )
+        memory = copy.deepcopy(self.memory)  # damaged data shall teach nothing
+        _decode(history, len(self.text), memory, *tables(), registers, packed)
         text = history[len(self.text) :]
         fast.close(Decoder(data), registers, np.unpackbits(text))
-        self.text += text.tobytes()
+        self.memory, self.text = memory, self.text + text.tobytes()
         return text.tobytes()
 
     def copy(self) -> "Mix":
@@ -120,7 +119,9 @@ def _learn(history, start, memory, squash, stretch, share, ones):
         so_far = 1  # the bits of this byte that are known, after a 1
         for k in range(8):
             bit = (history[i] >> (7 - k)) & 1
-            one, parts = _predict(history, so_far, memory, stretch, squash, contexts, slots, inputs)
+            one, parts = _predict(
+                history, so_far, memory, stretch, squash, contexts, slots, inputs
+            )
             ones[8 * (i - start) + k] = one
             _update(bit, one, parts, memory, squash, share, slots, inputs)
             so_far = 2 * so_far + bit
@@ -134,7 +135,9 @@ def _decode(history, start, memory, squash, stretch, share, registers, data):
         _look(history, i, memory, contexts)
         so_far = 1
         for _ in range(8):
-            one, parts = _predict(history, so_far, memory, stretch, squash, contexts, slots, inputs)
+            one, parts = _predict(
+                history, so_far, memory, stretch, squash, contexts, slots, inputs
+            )
             bit = fast.pop_bit(registers, data, one)
             _update(bit, one, parts, memory, squash, share, slots, inputs)
             so_far = 2 * so_far + bit
@@ -166,7 +169,11 @@ def _look(history, i, memory, contexts):
         slot = hashed >> 14
         if not now[2] and places[slot] >= 0:
             now[1] = places[slot]
-            while now[2] < LONGEST and now[2] < now[1] and history[now[1] - 1 - now[2]] == history[i - 1 - now[2]]:
+            while (
+                now[2] < LONGEST
+                and now[2] < now[1]
+                and history[now[1] - 1 - now[2]] == history[i - 1 - now[2]]
+            ):
                 now[2] += 1
         places[slot] = i
 

@@ -2,7 +2,9 @@
 
 import math
 import time
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,34 +24,35 @@ SIZES = {  # (width, layers, heads) by a name; heads of 16 to 32 numbers
 }
 
 
-def train(
-    size: str, tokens: int, lr: float, seed: int = 0, windows: int = 256
-) -> dict[str, float]:
-    """Train one model of the ladder on Wikipedia's bytes, each seen once, and measure it on the pages held out.
+def trained(
+    size: str,
+    tokens: int,
+    lr: float,
+    seed: int = 0,
+    length: int = LENGTH,
+    batch: int = BATCH,
+) -> tuple[Transformer, list[float]]:
+    """A model of the ladder after Wikipedia's bytes, each seen once, and the loss of each step before it, in nats a byte.
 
     The learning rate falls along a cosine to its end at `tokens`: a longer training cut short would look worse than it is
-    (Hoffmann et al. 2022, section 3). Everything random comes from `seed`, on one thread, so that the numbers are the same
-    wherever this runs on the same machine.
+    (Hoffmann et al. 2022, section 3). Everything random comes from `seed`, on one thread: the numbers are the same wherever
+    this runs on the same machine.
 
     Args:
         size: a key of `SIZES`.
-        tokens: bytes to train on, at least one step of LENGTH · BATCH and at most what there is.
+        tokens: bytes to train on, at least one step of `length` · `batch` and at most what there is.
         lr: peak learning rate of Adam.
-        windows: held-out stretches of LENGTH bytes that measure it.
-    Returns:
-        what was asked for, with `parameters` (all of them), `bits` a byte on the held-out text, the same on other
-        stretches of it, for `choosing` a learning rate, and `seconds`. `online` is what the training text itself takes, in bits a byte, if a
-        decoder trains along: the mean loss before each step, and 8 bits for the byte before each stretch.
+        length, batch: bytes of a stretch, stretches of a step.
     Raises:
         ValueError: an unknown size, or more or fewer tokens than can be had.
     """
     if size not in SIZES:
         raise ValueError(f"size is {size!r}; it must be one of {', '.join(SIZES)}")
-    text, held_out = (stretches(part) for part in corpora.wikipedia())
-    steps = check_count("tokens", tokens) // (LENGTH * BATCH)
-    if not 1 <= steps <= len(text) // BATCH:
+    text = stretches(corpora.wikipedia()[0], length)
+    steps = check_count("tokens", tokens) // (length * batch)
+    if not 1 <= steps <= len(text) // batch:
         raise ValueError(
-            f"{tokens} tokens are {steps} steps; there are 1 to {len(text) // BATCH}"
+            f"{tokens} tokens are {steps} steps; there are 1 to {len(text) // batch}"
         )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -59,14 +62,31 @@ def train(
             dim, layers, heads = SIZES[size]
             model = Transformer(256, dim, layers, heads)
             order = torch.randperm(len(text))
-        batches = iter(order[: steps * BATCH].view(steps, BATCH))
-        loss = lambda model: model.nll(text[next(batches)]).mean()
-        start = time.perf_counter()
-        model, losses, _ = fit(model, loss, steps, lr, warmup=max(1, steps // 10))
-        evenly = torch.linspace(0, len(held_out) - 2, windows).long()
-        bits, choosing = (_bits(model, held_out[evenly + i]) for i in range(2))
+        batches = iter(order[: steps * batch].view(steps, batch))
+
+        def loss(model: Transformer) -> Tensor:
+            return model.nll(text[next(batches)]).mean()
+
+        return fit(model, loss, steps, lr, warmup=max(1, steps // 10))[:2]
     finally:
         torch.set_num_threads(threads)
+
+
+def train(size: str, tokens: int, lr: float, seed: int = 0, windows: int = 256) -> dict:
+    """One training of the ladder, and what it is worth.
+
+    Args:
+        windows: held-out stretches of LENGTH bytes that measure it; the others as `trained`.
+    Returns:
+        what was asked for, with `parameters` (all of them), `bits` a byte on the held-out text, the same on other stretches
+        of it, for `choosing` a learning rate, and `seconds`. `online` is what the training text itself takes, in bits a
+        byte, if a decoder trains along: the mean loss before each step, and 8 bits for the byte before each stretch.
+    """
+    start = time.perf_counter()
+    model, losses = trained(size, tokens, lr, seed)
+    held_out = stretches(corpora.wikipedia()[1])
+    evenly = torch.linspace(0, len(held_out) - 2, windows).long()
+    bits, choosing = (_bits(model, held_out[evenly + i]) for i in range(2))
     return {
         "size": size,
         "tokens": tokens,
@@ -87,7 +107,86 @@ def _bits(model: Transformer, text: Tensor) -> float:
     return nll.double().mean().item() / math.log(2)
 
 
-def stretches(text: bytes) -> Tensor:
-    """`text` cut into stretches of LENGTH bytes, each with the byte before it: (n, LENGTH + 1)."""
+def stretches(text: bytes, length: int = LENGTH) -> Tensor:
+    """`text` cut into stretches of `length` bytes, each with the byte before it: (n, length + 1)."""
     tokens = torch.frombuffer(bytearray(text), dtype=torch.uint8).long()
-    return tokens.unfold(0, LENGTH + 1, LENGTH)
+    return tokens.unfold(0, length + 1, length)
+
+
+class Law(NamedTuple):
+    """L(N, D) = E + A/N^α + B/D^β, in bits a byte, of N parameters and D bytes (Hoffmann et al. 2022, equation 2)."""
+
+    E: float
+    A: float
+    alpha: float
+    B: float
+    beta: float
+
+    def __call__(self, n, d):
+        return self.E + self.A / n**self.alpha + self.B / d**self.beta
+
+    @property
+    def exponent(self) -> float:
+        """Of compute, in the number of parameters that is best for it: N ∝ C^(β/(α + β)) (their equation 4)."""
+        return self.beta / (self.alpha + self.beta)
+
+    def best(self, compute):
+        """The N that makes L least where 6·N·D = `compute` operations, and that D."""
+        ratio = self.alpha * self.A / (self.beta * self.B)
+        n = (ratio * (compute / 6) ** self.beta) ** (1 / (self.alpha + self.beta))
+        return n, compute / 6 / n
+
+
+def fit_law(
+    n: np.ndarray, d: np.ndarray, bits: np.ndarray, near: Law | None = None
+) -> Law:
+    """The law nearest to measured losses: least Huber loss of log L (threshold 10⁻³), best of several starts, as Hoffmann
+    et al. fit theirs (section 3.3).
+
+    Args:
+        n, d, bits: (runs,) parameters, bytes and bits a byte, all positive.
+        near: a law to start from, instead.
+    Raises:
+        ValueError: shapes differ, there are fewer runs than the law has numbers, or some are not positive.
+    """
+    from scipy.optimize import least_squares
+
+    n, d, bits = (np.asarray(x, np.float64) for x in (n, d, bits))
+    if not n.shape == d.shape == bits.shape or n.ndim != 1 or len(n) < 6:
+        raise ValueError(
+            f"a law needs six runs or more in rows of one length, got {n.shape}, {d.shape}, {bits.shape}"
+        )
+    if not all((x > 0).all() and np.isfinite(x).all() for x in (n, d, bits)):
+        raise ValueError("parameters, bytes and bits must be positive and finite")
+    log_n, log_d = np.log(n), np.log(d)
+
+    def residuals(x):  # logarithms of E, A and B: they stay positive
+        e, a, alpha, b, beta = x
+        terms = np.stack((e + 0 * log_n, a - alpha * log_n, b - beta * log_d))
+        return np.logaddexp.reduce(terms) - np.log(bits)
+
+    starts = [
+        (e, alpha * log_n.mean(), alpha, beta * log_d.mean(), beta)
+        for e in (-0.5, 0.5)
+        for alpha in (0.2, 0.5)
+        for beta in (0.2, 0.5)
+    ]
+    if near:
+        logs = math.log(near.E), math.log(near.A), math.log(near.B)
+        starts = [(logs[0], logs[1], near.alpha, logs[2], near.beta)]
+    bounds = ([-12, -20, 0, -20, 0], [3, 40, 3, 40, 3])
+    found = [
+        least_squares(residuals, x, loss="huber", f_scale=1e-3, bounds=bounds)
+        for x in starts
+    ]
+    e, a, alpha, b, beta = min(found, key=lambda fit: fit.cost).x
+    return Law(math.exp(e), math.exp(a), float(alpha), math.exp(b), float(beta))
+
+
+def bootstrap(n, d, bits, draws: int, seed: int = 0) -> list[Law]:
+    """Laws fitted to runs drawn again, with repetition, from the same number of runs (Efron 1979)."""
+    n, d, bits = (np.asarray(x) for x in (n, d, bits))
+    rng = np.random.default_rng(seed)
+    picks = rng.integers(len(n), size=(check_count("draws", draws), len(n)))
+    whole = fit_law(n, d, bits)
+    return [fit_law(n[i], d[i], bits[i], near=whole) for i in picks]

@@ -47,7 +47,10 @@ def load():
     from transformers import LlamaConfig, LlamaForCausalLM
 
     reader = gguf.GGUFReader(path())
-    about = lambda name: reader.fields[name].contents()
+
+    def about(name: str):
+        return reader.fields[name].contents()
+
     heads = about("llama.attention.head_count")
     config = LlamaConfig(
         vocab_size=about("llama.vocab_size"),

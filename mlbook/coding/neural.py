@@ -1,0 +1,177 @@
+"""A neural language model as a coder: code lengths in parallel, real bytes one token at a time, and what that rests on."""
+
+import hashlib
+import inspect
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlbook.coding import arithmetic
+from mlbook.common.checks import check_count
+
+LOG2 = torch.tensor(2.0, dtype=torch.float64).log()
+
+
+@torch.no_grad()
+def code_lengths(
+    model, tokens: Sequence[int], window: int = 1024, first: int = 0, only=None
+) -> tuple[Tensor, Tensor]:
+    """Bits that each of `tokens` takes, and how many tokens the model held for likelier: (n,) float64, (n,) int64.
+
+    What is coded is cut into windows, each predicted from its own beginning and `first` alone, in one pass: the numbers
+    are those of the true distribution, but rounded differently than step by step, so nothing can be decoded with them.
+
+    Args:
+        model: tokens (1, n) to logits (1, n, vocabulary), or to something with `.logits`.
+        tokens: of the vocabulary, or, where `only` is given, places in it.
+        window: tokens that are predicted from one beginning.
+        first: the token before each window.
+        only: the tokens that can occur at all; the others' probability is shared among them.
+    Raises:
+        ValueError: a window of none, or a token out of range.
+    """
+    window, bits, ranks = check_count("window", window), [], []
+    tokens = torch.as_tensor(tokens, dtype=torch.int64)
+    names = None if only is None else torch.as_tensor(only)
+    for part in tokens.split(window):
+        known = part if names is None else names[part]
+        before = torch.cat((torch.tensor([first]), known[:-1]))
+        logits = _logits(model(before[None]))[0].double()
+        logits = logits if names is None else logits[:, names]
+        if part.numel() and not 0 <= part.min() <= part.max() < logits.shape[1]:
+            raise ValueError(
+                f"tokens from {part.min()} to {part.max()}, a vocabulary of {logits.shape[1]}"
+            )
+        true = logits.gather(1, part[:, None])
+        bits.append((logits.logsumexp(1) - true[:, 0]) / LOG2)
+        ranks.append((logits > true).sum(1))
+    return torch.cat(bits), torch.cat(ranks)
+
+
+class LanguageModel:
+    """A causal transformer of `transformers` as a model for `arithmetic.encode`: one token at a time, with its cache.
+
+    Encoder and decoder do the same operations on the same shapes in the same order; that is all that keeps them together.
+    After `window` tokens the cache is emptied, and the next begins from `first` again.
+    """
+
+    def __init__(self, model, first: int = 0, window: int = 1024):
+        self.model, self.first = model, first
+        self.window = check_count("window", window)
+        self.size = model.config.vocab_size
+        takes = inspect.signature(model.forward).parameters
+        self.cache_name = (
+            "cache" if "cache" in takes else "past_key_values"
+        )  # until 5.24
+
+    def start(self) -> "_Walk":
+        return _Walk(self)
+
+
+class _Walk:
+    def __init__(self, coder: LanguageModel):
+        self.coder, self.seen = coder, 0
+        self._begin()
+
+    def _begin(self) -> None:
+        from transformers import DynamicCache
+
+        self.last, self.cache = self.coder.first, DynamicCache()
+
+    @torch.no_grad()
+    def predict(self) -> np.ndarray:
+        cache = {self.coder.cache_name: self.cache}
+        out = self.coder.model(torch.tensor([[self.last]]), use_cache=True, **cache)
+        return out.logits[0, -1].double().softmax(0).numpy()
+
+    def update(self, symbol: int) -> None:
+        self.last, self.seen = symbol, self.seen + 1
+        if self.seen % self.coder.window == 0:
+            self._begin()
+
+
+def _logits(out) -> Tensor:
+    return getattr(out, "logits", out)
+
+
+# What the numbers rest on, and a message that says so
+
+FIELDS = {"model": 4, "software": 2, "processor": 2, "threads": 1}  # bytes
+MAGIC = b"LMC1"
+
+
+def fingerprint(weights: str | Path) -> dict[str, str]:
+    """What two runs must share for the same probabilities to the last bit: the file of weights, versions, processor, threads.
+
+    Necessary, as far as we know, and not sufficient: no library promises as much.
+    """
+    info = Path("/proc/cpuinfo")
+    names = (
+        [s for s in info.read_text().splitlines() if "model name" in s]
+        if info.exists()
+        else []
+    )
+    return {
+        "model": hashlib.sha256(Path(weights).read_bytes()).hexdigest(),
+        "software": f"torch {torch.__version__}, transformers {version('transformers')}, numpy {np.__version__}",
+        "processor": f"{names[0].split(':')[1].strip() if names else platform.processor()}, "
+        f"{torch.backends.cpu.get_cpu_capability()}",
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def seal(payload: bytes, length: int, where: dict[str, str]) -> bytes:
+    """`payload` with what `open_sealed` needs in front of it, in 17 bytes: a mark, the fingerprint's digests, the length."""
+    return (
+        MAGIC
+        + _digests(where)
+        + check_count("length", length, 0).to_bytes(4, "big")
+        + payload
+    )
+
+
+def open_sealed(data: bytes, where: dict[str, str]) -> tuple[bytes, int]:
+    """What `seal` was given.
+
+    Raises:
+        ValueError: it is no such message, or it was made by another model or elsewhere; what differs is named.
+    """
+    size = sum(FIELDS.values())
+    if data[:4] != MAGIC or len(data) < 8 + size:
+        raise ValueError("these bytes do not begin as a message of a language model")
+    place, here = 4, _digests(where)
+    for name, n in FIELDS.items():
+        if data[place : place + n] != here[place - 4 : place - 4 + n]:
+            raise ValueError(
+                f"the message was made with another {name}; here it is {where[name]}, and the probabilities may differ "
+                "in their last bit, after which everything would decode to something else"
+            )
+        place += n
+    return data[place + 4 :], int.from_bytes(data[place : place + 4], "big")
+
+
+def _digests(where: dict[str, str]) -> bytes:
+    return b"".join(
+        hashlib.sha256(where[name].encode()).digest()[:n] for name, n in FIELDS.items()
+    )
+
+
+def compress(text: str, coder: LanguageModel, tokenizer, where: dict) -> bytes:
+    """`text` in bytes that `decompress` reads in the same surroundings."""
+    tokens = tokenizer.encode(text).ids
+    return seal(arithmetic.encode(tokens, coder), len(tokens), where)
+
+
+def decompress(data: bytes, coder: LanguageModel, tokenizer, where: dict) -> str:
+    """The text of `compress`.
+
+    Raises:
+        ValueError: the surroundings are others, or the data are damaged.
+    """
+    payload, length = open_sealed(data, where)
+    return tokenizer.decode(arithmetic.decode(payload, coder, length))
