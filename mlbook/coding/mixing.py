@@ -45,7 +45,7 @@ def tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         p = [(2 * Decimal(i) + 1) / 8192 for i in range(4096)]
         stretch = [256 * (x / (1 - x)).ln() for x in p]
     share = [2 * 65536 // (2 * n + 3) for n in range(LIMIT + 1)]
-    rounded = [np.array([int(round(x)) for x in t]) for t in (squash, stretch, share)]
+    rounded = [np.array([round(x) for x in t]) for t in (squash, stretch, share)]
     rounded[1] = rounded[1].clip(-2047, 2047)
     return tuple(rounded)
 
@@ -95,14 +95,24 @@ class Mix:
         Raises:
             ValueError: the data are damaged or cut, or the model had seen something else.
         """
+        trial = self.copy()  # damaged data shall teach nothing
+        decoder, text, registers = trial._read(data, length)
+        fast.close(decoder, registers, np.unpackbits(text))
+        self.memory, self.text = trial.memory, trial.text
+        return text.tobytes()
+
+    def _read(self, data: bytes, length: int):
         text = np.zeros(check_count("length", length, 0), np.uint8)
         history = np.append(np.frombuffer(self.text, np.uint8), text)
         registers, packed = fast.open_registers(data), np.frombuffer(data, np.uint8)
-        memory = copy.deepcopy(self.memory)  # damaged data shall teach nothing
-        _decode(history, len(self.text), memory, *tables(), registers, packed)
+        _decode(history, len(self.text), self.memory, *tables(), registers, packed)
         text = history[len(self.text) :]
-        fast.close(Decoder(data), registers, np.unpackbits(text))
-        self.memory, self.text = memory, self.text + text.tobytes()
+        self.text += text.tobytes()
+        return Decoder(data), text, registers
+
+    def generate(self, length: int, noise: bytes) -> bytes:
+        """`length` bytes drawn from the model: what its decoder makes of random bytes, which should be as many."""
+        _, text, _ = self._read(noise, length)
         return text.tobytes()
 
     def copy(self) -> "Mix":

@@ -103,6 +103,7 @@ def _logits(out) -> Tensor:
 
 FIELDS = {"model": 4, "software": 2, "processor": 2, "threads": 1}  # bytes
 MAGIC = b"LMC1"
+HEADER = len(MAGIC) + sum(FIELDS.values()) + 4  # and the length
 
 
 def fingerprint(weights: str | Path) -> dict[str, str]:
@@ -141,8 +142,7 @@ def open_sealed(data: bytes, where: dict[str, str]) -> tuple[bytes, int]:
     Raises:
         ValueError: it is no such message, or it was made by another model or elsewhere; what differs is named.
     """
-    size = sum(FIELDS.values())
-    if data[:4] != MAGIC or len(data) < 8 + size:
+    if data[:4] != MAGIC or len(data) < HEADER:
         raise ValueError("these bytes do not begin as a message of a language model")
     place, here = 4, _digests(where)
     for name, n in FIELDS.items():
