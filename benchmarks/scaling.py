@@ -50,7 +50,7 @@ def main():
         yield from pool(delayed(scaling.train)(*c) for c in sorted(cells, key=cost))
 
     def seeds():
-        kept = best(record["ladder"])
+        kept = scaling.best(record["ladder"])
         yield from pool(
             delayed(scaling.train)(size, tokens, kept[size, tokens]["lr"], seed)
             for size in REPEATED
@@ -61,16 +61,6 @@ def main():
     path = options.out / "scaling-cpu.json"
     parts = {"ladder": (0.8, ladder), "seeds": (1.0, seeds)}
     told(parts, record, path, options.minutes)
-
-
-def best(rows: list[dict]) -> dict[tuple, dict]:
-    """Of each size and length, the training whose rate was best where rates are chosen."""
-    kept = {}
-    for row in rows:
-        cell = row["size"], row["tokens"]
-        if cell not in kept or row["choosing"] < kept[cell]["choosing"]:
-            kept[cell] = row
-    return kept
 
 
 if __name__ == "__main__":

@@ -85,6 +85,7 @@ def interval(symbols: Iterable[int], model: Model) -> tuple[Fraction, Fraction]:
     low, width, state = Fraction(0), Fraction(1), model.start()
     for symbol in check_symbols(symbols, model.size):
         weights = check_distribution(state.predict(), model.size)
+        weights = [Fraction(w) for w in weights]
         total, below = sum(weights), sum(weights[:symbol])
         if not weights[symbol]:
             raise ValueError(f"symbol {symbol} has probability 0 and cannot be coded")
@@ -127,7 +128,7 @@ def quantise(weights: Sequence, precision: int = PRECISION) -> np.ndarray:
     """Integer frequencies in proportion to `weights`: (size,) int64, each at least 1, together 2**precision.
 
     Integers (and fractions) are computed without rounding, and so give the same frequencies on every machine. Floats are
-    rounded as IEEE 754 says once they are summed; they give the same frequencies where they are the same to the last bit.
+    rounded, as IEEE 754 says, at each step; they give the same frequencies where they are the same to the last bit.
 
     Raises:
         ValueError: a weight is negative, NaN or infinite, all are 0, or there are more than 2**precision.
@@ -144,9 +145,11 @@ def quantise(weights: Sequence, precision: int = PRECISION) -> np.ndarray:
         array /= array.max()
         shares = np.floor(array * (room / math.fsum(array.tolist()))).astype(np.int64)
     else:
-        exact = check_distribution(weights, len(weights))
+        exact = array.tolist() if array.dtype.kind in "iu" else weights
+        if array.ndim != 1 or not all(w >= 0 for w in exact) or not any(exact):
+            check_distribution(weights, len(weights))
         total = sum(exact)
-        shares = np.array([math.floor(w * room / total) for w in exact], np.int64)
+        shares = np.array([math.floor(w * room // total) for w in exact], np.int64)
     frequencies = shares + 1
     frequencies[array.argmax()] += room - shares.sum()
     return frequencies
@@ -262,7 +265,7 @@ _DAMAGED = "the check fails: the data are damaged or cut, the length is another,
 
 
 def encode(symbols: Iterable[int], model: Model) -> bytes:
-    """`symbols` as bytes, in −log₂ P(symbols) bits and some 22 to 31 more: a check, and the end in a whole byte.
+    """`symbols` as bytes, in −log₂ P(symbols) bits and at most 30 more: a check of 22, and the end in a whole byte.
 
     Raises:
         ValueError: a symbol is out of range, or the model's numbers are no distribution.
@@ -307,7 +310,11 @@ def code_length(symbols: Iterable[int], model: Model, quantised: bool = False) -
                 raise ValueError(
                     f"symbol {symbol} has probability 0 and cannot be coded"
                 )
-            p = weights[symbol] / sum(weights)  # may be too small for a float
+            floats = any(isinstance(w, float) for w in weights)
+            total = math.fsum(weights) if floats else sum(weights)
+            p = Fraction(weights[symbol]) / Fraction(
+                total
+            )  # too small for a float, perhaps
             lengths.append(math.log2(p.denominator) - math.log2(p.numerator))
         state.update(symbol)
     return math.fsum(lengths)
@@ -335,8 +342,8 @@ def check_symbols(symbols: Iterable[int], size: int) -> Iterable[int]:
         yield int(symbol)
 
 
-def check_distribution(weights: Sequence, size: int) -> list[Fraction]:
-    """`weights` as fractions, if there are `size` of them, none negative, NaN or infinite, and not all 0."""
+def check_distribution(weights: Sequence, size: int) -> list:
+    """`weights` as Python's numbers, if there are `size` of them, none negative, NaN or infinite, and not all 0."""
     if np.ndim(weights) != 1 or len(weights) != size:
         raise ValueError(
             f"the model has {size} symbols and gives numbers of shape {np.shape(weights)}"
@@ -347,4 +354,4 @@ def check_distribution(weights: Sequence, size: int) -> list[Fraction]:
             raise ValueError(f"the model gives symbol {symbol} the probability {w}")
     if not any(plain):
         raise ValueError("the model gives every symbol the probability 0")
-    return [Fraction(w) for w in plain]
+    return plain

@@ -40,95 +40,74 @@ def encode(symbols: np.ndarray, weights: Sequence) -> bytes:
         raise ValueError(
             f"symbols are one row of integers, got {symbols.dtype} {symbols.shape}"
         )
-    starts = frequencies.cumsum() - frequencies
-    return _finish(_write_static, symbols.astype(np.int64), starts, frequencies)
+    symbols = symbols.astype(np.int64, copy=False)
+    return _finish(symbols, symbols, frequencies.cumsum() - frequencies, frequencies)
 
 
 def encode_bits(bits: np.ndarray, ones: np.ndarray) -> bytes:
     """What `arithmetic.encode(bits, model)` gives, with a model in which bit i is 1 with probability `ones[i]`/2**16."""
-    return _finish(_write_bits, bits, ones.astype(np.int64))
+    ones = ones.astype(np.int64) << (PRECISION - 16)
+    zeros = (1 << PRECISION) - ones
+    starts, sizes = np.where(bits, zeros, 0), np.where(bits, ones, zeros)
+    return _finish(bits, np.arange(len(bits)), starts, sizes)
 
 
-def _finish(write, symbols: np.ndarray, *numbers: np.ndarray) -> bytes:
-    out = np.zeros(len(symbols) * PRECISION // 8 + 16, np.uint8)
+def _finish(symbols, places, starts, sizes) -> bytes:
+    out = np.zeros(len(symbols) * PRECISION // 8 + 32, np.uint8)
     seen = zlib.crc32(symbols.astype("<u4").tobytes()) % (1 << CHECK)
-    return out[: write(symbols, *numbers, seen, out)].tobytes()
+    part = 1 << (PRECISION - CHECK)
+    n = _write(places, np.append(starts, seen * part), np.append(sizes, part), out)
+    return out[:n].tobytes()
 
 
 @jit
-def _write_static(symbols, starts, sizes, seen, out):
-    state = opened()
-    for symbol in symbols:
-        state = _push(state, out, starts[symbol], sizes[symbol])
-    return _end(state, out, seen)
-
-
-@jit
-def _write_bits(bits, ones, seen, out):
-    state = opened()
-    for i in range(len(bits)):
-        start, size = part(bits[i], ones[i])
-        state = _push(state, out, start, size)
-    return _end(state, out, seen)
-
-
-@jit
-def part(bit, one):
-    """Where bit 0 or 1 lies among 2**PRECISION parts, and how many it has."""
-    one <<= PRECISION - 16
-    return ((1 << PRECISION) - one, one) if bit else (0, (1 << PRECISION) - one)
-
-
-@jit
-def opened():
-    """low, width, bits pending, bits that wait for a whole byte, how many they are, bytes written."""
-    return 0, 1 << REGISTER, 0, 0, 0, 0
-
-
-@jit
-def _push(state, out, start, size):
-    low, width, pending, bits, many, n = state
-    unit = width >> PRECISION
-    low += unit * start
-    width = unit * size
-    settled, straddling = shifts(low, width)
-    if settled:
-        first = low >> (REGISTER - 1)
-        top = low >> (REGISTER - settled)
-        low -= top << (REGISTER - settled)
-        if pending:  # the first bit, its opposites, and then the others
-            bits, many, n = _put(bits, many, n, out, first, 1)
-            while pending:
-                some = min(pending, 24)
-                opposites = (1 - first) * ((1 << some) - 1)
-                bits, many, n = _put(bits, many, n, out, opposites, some)
-                pending -= some
-            top -= first << (settled - 1)
-            bits, many, n = _put(bits, many, n, out, top, settled - 1)
-        else:
-            bits, many, n = _put(bits, many, n, out, top, settled)
-    low = (low << settled) - (HALF - (HALF >> straddling)) << straddling
-    width <<= settled + straddling
-    return low, width, pending + straddling, bits, many, n
-
-
-@jit
-def _end(state, out, seen):
-    size = 1 << (PRECISION - CHECK)
-    _, _, _, bits, many, n = _push(state, out, seen * size, size)
-    bits, many, n = _put(bits, many, n, out, 1, 1)
-    bits, many, n = _put(bits, many, n, out, 0, -many % 8)
-    return n
-
-
-@jit
-def _put(held, many, n, out, bits, count):
-    held, many = held << count | bits, many + count
-    while many >= 8:
-        many -= 8
-        out[n] = held >> many
+def _write(places, starts, sizes, out):
+    """Narrow to the part at each of `places` of the table, and at last to the table's last, which is the check."""
+    low, width, pending = 0, 1 << REGISTER, 0
+    held, many, n = 0, 0, 0  # bits that wait, how many they are, bytes written
+    for i in range(len(places) + 1):
+        place = places[i] if i < len(places) else len(starts) - 1
+        unit = width >> PRECISION
+        low += unit * starts[place]
+        width = unit * sizes[place]
+        settled, straddling = shifts(low, width)
+        if settled:
+            bits = low >> (REGISTER - settled)
+            low -= bits << (REGISTER - settled)
+            first = bits >> (settled - 1)
+            rest = bits - (first << (settled - 1))
+            if pending + settled < 32:  # 01…1 or 10…0, and the rest
+                bits = ((1 << pending) - 1 + first) << (settled - 1) | rest
+                held, many, n = _put(held, many, n, out, bits, pending + settled)
+            else:
+                held, many, n = _put(held, many, n, out, first, 1)
+                for _ in range(pending):
+                    held, many, n = _put(held, many, n, out, 1 - first, 1)
+                held, many, n = _put(held, many, n, out, rest, settled - 1)
+            pending = 0
+        low = (low << settled) - (HALF - (HALF >> straddling)) << straddling
+        width <<= settled + straddling
+        pending += straddling
+    held, many, n = _put(held, many, n, out, 1, 1)
+    held <<= 32 - many
+    for shift in (24, 16, 8, 0):
+        out[n] = held >> shift
         n += 1
-    return held & ((1 << many) - 1), many, n
+    return n - (32 - many) // 8
+
+
+@numba.njit(cache=True, inline="always")
+def _put(held, many, n, out, bits, count):
+    """`count` < 32 more bits; four bytes are written when they are full."""
+    held, many = held << count | bits, many + count
+    if many >= 32:
+        many -= 32
+        four = held >> many
+        out[n], out[n + 1] = four >> 24, four >> 16
+        out[n + 2], out[n + 3] = four >> 8, four
+        n += 4
+        held &= (1 << many) - 1
+    return held, many, n
 
 
 @jit
@@ -230,8 +209,9 @@ def narrow(registers, data, start, size):
 def pop_bit(registers, data, one):
     """The next bit, which is 1 with probability `one`/2**16."""
     target = (registers[2] - registers[0]) // (registers[1] >> PRECISION)
-    start, _ = part(1, one)
-    bit = 1 if target >= start else 0
-    start, size = part(bit, one)
-    narrow(registers, data, start, size)
-    return bit
+    zero = (1 << PRECISION) - (one << (PRECISION - 16))
+    if target < zero:
+        narrow(registers, data, 0, zero)
+        return 0
+    narrow(registers, data, zero, (1 << PRECISION) - zero)
+    return 1

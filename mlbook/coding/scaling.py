@@ -113,6 +113,16 @@ def stretches(text: bytes, length: int = LENGTH) -> Tensor:
     return tokens.unfold(0, length + 1, length)
 
 
+def best(rows: list[dict]) -> dict[tuple, dict]:
+    """Of each size and length, the training whose rate was best where rates are chosen."""
+    kept = {}
+    for row in rows:
+        cell = row["size"], row["tokens"]
+        if cell not in kept or row["choosing"] < kept[cell]["choosing"]:
+            kept[cell] = row
+    return kept
+
+
 class Law(NamedTuple):
     """L(N, D) = E + A/N^α + B/D^β, in bits a byte, of N parameters and D bytes (Hoffmann et al. 2022, equation 2)."""
 
@@ -130,11 +140,19 @@ class Law(NamedTuple):
         """Of compute, in the number of parameters that is best for it: N ∝ C^(β/(α + β)) (their equation 4)."""
         return self.beta / (self.alpha + self.beta)
 
-    def best(self, compute):
+    def best(self, compute: float) -> tuple[float, float]:
         """The N that makes L least where 6·N·D = `compute` operations, and that D."""
         ratio = self.alpha * self.A / (self.beta * self.B)
         n = (ratio * (compute / 6) ** self.beta) ** (1 / (self.alpha + self.beta))
         return n, compute / 6 / n
+
+    def total(self, n, size, bits: float = 16.0):
+        """Bits that `size` bytes take, with a model of `n` parameters trained on them, which is sent, at `bits` each."""
+        return bits * n + size * self(n, size)
+
+    def smallest(self, size: float, bits: float = 16.0) -> float:
+        """The number of parameters that makes `total` least, by its derivative: bits = α·A·size/N^(α + 1)."""
+        return (self.alpha * self.A * size / bits) ** (1 / (1 + self.alpha))
 
 
 def fit_law(
