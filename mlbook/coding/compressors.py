@@ -16,7 +16,7 @@ Compressor = Callable[[bytes], bytes]
 
 
 def general() -> dict[str, Compressor]:
-    """For any bytes: gzip -9, bzip2 -9, xz -9e, zstd --ultra -22, brotli 11, PPMd of order 6 in 64 MB.
+    """For any bytes: gzip -9, bzip2 -9, xz -9e, zstd --ultra -22, brotli -q 11 -w 24, PPMd of order 6 in 64 MB.
 
     Raises:
         ModuleNotFoundError: zstandard, brotli or pyppmd is not installed.
@@ -30,7 +30,7 @@ def general() -> dict[str, Compressor]:
         "bzip2": lambda data: bz2.compress(data, 9),
         "xz": xz,
         "zstd": lambda data: zstandard.ZstdCompressor(22).compress(data),
-        "brotli": lambda data: brotli.compress(data, quality=11),
+        "brotli": lambda data: brotli.compress(data, quality=11, lgwin=24),
         "PPMd": lambda data: pyppmd.compress(data, max_order=6, mem_size=64 << 20),
     }
 
@@ -51,10 +51,17 @@ def image(pixels: np.ndarray) -> dict[str, bytes]:
 
     Raises:
         ModuleNotFoundError: Pillow or pillow-jxl-plugin is not installed.
+        ValueError: pixels of another type or shape.
     """
     import pillow_jxl  # noqa: F401
     from PIL import Image
 
+    pixels = np.asarray(pixels)
+    flat = pixels.ndim >= 2 and pixels.shape[2:] in ((), (3,))
+    if pixels.dtype != np.uint8 or not flat or not pixels.size:
+        raise ValueError(
+            f"pixels must be (height, width[, 3]) uint8, got {pixels.shape} {pixels.dtype}"
+        )
     picture, found = Image.fromarray(pixels), {}
     for name, options in {
         "PNG": {"optimize": True},
@@ -77,7 +84,7 @@ def flac(samples: np.ndarray, rate: int) -> bytes:
     import soundfile
 
     samples = np.asarray(samples)
-    if samples.dtype != np.uint8 or samples.ndim != 1:
+    if samples.dtype != np.uint8 or samples.ndim != 1 or not samples.size:
         raise ValueError(
             f"samples must be (n,) uint8, got {samples.shape} {samples.dtype}"
         )

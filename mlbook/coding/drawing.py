@@ -20,7 +20,15 @@ def stretches(ax: Axes, rows: Mapping[str, Sequence[tuple[float, str, str]]]) ->
         for width, label, colour in parts:
             ax.barh(y, width, 0.8, left, color=colour, alpha=0.35, edgecolor=INK)
             middle = left + width / 2
-            ax.text(middle, y, label, ha="center", va="center", family="monospace")
+            ax.text(
+                middle,
+                y,
+                label,
+                ha="center",
+                va="center",
+                family="monospace",
+                size=7 if width < 0.08 else 10,
+            )
             left += width
     ax.set(xlim=(0, 1), yticks=range(len(rows)), yticklabels=rows)
     ax.invert_yaxis()

@@ -15,25 +15,33 @@ from mlbook.coding import fast
 from mlbook.coding.arithmetic import Decoder
 from mlbook.common.checks import check_count
 
-ORDERS = 7  # contexts: the last 0 to 5 bytes, and the letters of the word so far
+ORDERS = (
+    8  # contexts: the last 0 to 5 bytes, this word so far, and with it the last word
+)
 INPUTS = 2 * ORDERS + 2  # two for each, one of a match with earlier text, a constant
 SLOTS = 1 << 22  # of each context's table; contexts that collide share a slot
-LIMIT = 250  # a counter's memory, in bits seen
+LIMIT = 30  # a counter's memory, in bits seen
 MATCH, LONGEST = 6, 63  # bytes that make a match, and from where on length says nothing
-RATE = 12  # of the network that mixes
+RATE = 2  # of the network that mixes
 
 
 class Memory(NamedTuple):
-    """What a `Mix` has learnt: tables of each context's p(1)·2¹⁶ and how often it was seen, weights·2¹⁶ by how many
-    contexts are known and by the bits of this byte so far, the success of matches, where six bytes stood last."""
+    """What a `Mix` has learnt. A context has a slot in its length's table, and there p(1)·2¹⁶, how often it was seen, and
+    its last bits after a 1; for each such history, what followed it. The weights (·2¹⁶) are three that are added: by how
+    many contexts are known, by the bits of this byte so far, by the last byte."""
 
     p: np.ndarray
     seen: np.ndarray
+    history: np.ndarray
+    followed: np.ndarray
     by_known: np.ndarray
     by_bits: np.ndarray
-    match: np.ndarray
-    places: np.ndarray
-    now: np.ndarray  # position, where the match goes on, its length, the word's hash
+    by_byte: np.ndarray
+    match: np.ndarray  # how often a match of each length goes on, ·2¹⁶
+    places: np.ndarray  # where six bytes stood last
+    now: (
+        np.ndarray
+    )  # the last byte, where the match goes on, its length, hashes of words
 
 
 @functools.cache
@@ -62,11 +70,14 @@ class Mix:
         self.memory = Memory(
             np.full((ORDERS, SLOTS), 1 << 15, np.uint16),
             np.zeros((ORDERS, SLOTS), np.uint8),
+            np.ones((ORDERS, SLOTS), np.uint8),
+            np.full((ORDERS, 256), 1 << 15, np.int64),
             np.full((ORDERS + 1, INPUTS), weight, np.int64),
             np.full((256, INPUTS), weight, np.int64),
+            np.zeros((256, INPUTS), np.int64),
             np.full(LONGEST + 1, 3 << 14, np.int64),
             np.full(1 << 18, -1, np.int64),
-            np.zeros(4, np.int64),
+            np.zeros(5, np.int64),
         )
         self.text = b""
         self.learn(text)
@@ -159,15 +170,19 @@ def _look(history, i, memory, contexts):
     """Hash the contexts of byte `i`, and find what followed its last six bytes before."""
     now, places = memory.now, memory.places
     hashed = 0
-    for order in range(ORDERS - 1):
+    for order in range(ORDERS - 2):
         contexts[order] = hashed + order + 1
         if order < i:
             hashed = (hashed + history[i - 1 - order] + 1) * 0x2F0B4C47 & 0xFFFFFFFF
     if i:
-        letter = history[i - 1] | 32
-        inside = 97 <= letter <= 122 or letter > 127
-        now[3] = (now[3] + letter + 1) * 0x2F0B4C47 & 0xFFFFFFFF if inside else 0
-        contexts[ORDERS - 1] = now[3] + 99
+        now[0] = history[i - 1]
+        letter = now[0] | 32
+        if 97 <= letter <= 122 or letter > 127:
+            now[3] = (now[3] + letter + 1) * 0x2F0B4C47 & 0xFFFFFFFF
+        elif now[3]:
+            now[3], now[4] = 0, now[3]
+    contexts[ORDERS - 2] = now[3] + 99
+    contexts[ORDERS - 1] = (now[3] * 0x2F0B4C47 + now[4]) & 0xFFFFFFFF
     if now[2] and i and history[now[1]] == history[i - 1]:
         now[1], now[2] = now[1] + 1, min(now[2] + 1, LONGEST)
     else:
@@ -197,7 +212,8 @@ def _predict(history, so_far, memory, stretch, squash, contexts, slots, inputs):
         slots[k] = (hashed >> 12) % SLOTS
         p, n = memory.p[k, slots[k]], memory.seen[k, slots[k]]
         inputs[2 * k] = stretch[p >> 4] if n else 0
-        inputs[2 * k + 1] = (np.int64(p) - 32768) * min(n, 30) >> 9
+        followed = memory.followed[k, memory.history[k, slots[k]]]
+        inputs[2 * k + 1] = stretch[followed >> 4] if n else 0
         known += n > 0
     now = memory.now
     expected = -1
@@ -213,7 +229,8 @@ def _predict(history, so_far, memory, stretch, squash, contexts, slots, inputs):
     inputs[2 * ORDERS + 1] = 256
     total = 0
     for k in range(INPUTS):
-        total += (memory.by_known[known, k] + memory.by_bits[so_far, k]) * inputs[k]
+        weight = memory.by_known[known, k] + memory.by_bits[so_far, k]
+        total += (weight + memory.by_byte[now[0], k]) * inputs[k]
     x = min(max(total >> 17, -2047), 2047)
     return min(max(squash[x + 2047], 24), 65536 - 24), (known, so_far, expected)
 
@@ -226,11 +243,16 @@ def _update(bit, one, parts, memory, squash, share, slots, inputs):
         step = inputs[k] * error + (1 << 17) >> 18
         memory.by_known[known, k] += step
         memory.by_bits[so_far, k] += step
+        memory.by_byte[memory.now[0], k] += step
     for k in range(ORDERS):
         p, n = np.int64(memory.p[k, slots[k]]), memory.seen[k, slots[k]]
         p += ((bit << 16) - p) * share[n] >> 16
         memory.p[k, slots[k]] = min(max(p, 16), 65535)
         memory.seen[k, slots[k]] = min(n + 1, LIMIT)
+        past = np.int64(memory.history[k, slots[k]])
+        memory.followed[k, past] += ((bit << 16) - memory.followed[k, past]) >> 7
+        past = 2 * past + bit
+        memory.history[k, slots[k]] = past if past < 256 else past & 127 | 128
     if expected >= 0:
         length = memory.now[2]
         memory.match[length] += ((expected == bit) * 65535 - memory.match[length]) >> 6

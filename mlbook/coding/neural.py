@@ -33,20 +33,16 @@ def code_lengths(
         first: the token before each window.
         only: the tokens that can occur at all; the others' probability is shared among them.
     Raises:
-        ValueError: a window of none, or a token out of range.
+        ValueError: a window of none, or a token that is out of range or no whole number.
     """
     window, bits, ranks = check_count("window", window), [], []
-    tokens = torch.as_tensor(tokens, dtype=torch.int64)
-    names = None if only is None else torch.as_tensor(only)
-    for part in tokens.split(window):
+    size = _logits(model(torch.tensor([[first]]))).shape[-1]
+    names = None if only is None else _symbols(only, size)
+    for part in _symbols(tokens, size if only is None else len(names)).split(window):
         known = part if names is None else names[part]
         before = torch.cat((torch.tensor([first]), known[:-1]))
         logits = _logits(model(before[None]))[0].double()
         logits = logits if names is None else logits[:, names]
-        if part.numel() and not 0 <= part.min() <= part.max() < logits.shape[1]:
-            raise ValueError(
-                f"tokens from {part.min()} to {part.max()}, a vocabulary of {logits.shape[1]}"
-            )
         true = logits.gather(1, part[:, None])
         bits.append((logits.logsumexp(1) - true[:, 0]) / LOG2)
         ranks.append((logits > true).sum(1))
@@ -99,6 +95,11 @@ def _logits(out) -> Tensor:
     return getattr(out, "logits", out)
 
 
+def _symbols(tokens, size: int) -> Tensor:
+    checked = arithmetic.check_symbols(torch.as_tensor(tokens).tolist(), size)
+    return torch.tensor(list(checked), dtype=torch.int64)
+
+
 # What the numbers rest on, and a message that says so
 
 FIELDS = {"model": 4, "software": 2, "processor": 2, "threads": 1}  # bytes
@@ -128,12 +129,9 @@ def fingerprint(weights: str | Path) -> dict[str, str]:
 
 def seal(payload: bytes, length: int, where: dict[str, str]) -> bytes:
     """`payload` with what `open_sealed` needs in front of it, in 17 bytes: a mark, the fingerprint's digests, the length."""
-    return (
-        MAGIC
-        + _digests(where)
-        + check_count("length", length, 0).to_bytes(4, "big")
-        + payload
-    )
+    if check_count("length", length, 0) >= 2**32:
+        raise ValueError(f"length must be less than 2**32, got {length}")
+    return MAGIC + _digests(where) + int(length).to_bytes(4, "big") + payload
 
 
 def open_sealed(data: bytes, where: dict[str, str]) -> tuple[bytes, int]:

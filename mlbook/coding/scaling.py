@@ -1,6 +1,7 @@
 """How the loss falls with the size of a model and of its data: one training of the ladder, and the law fitted to many."""
 
 import math
+import threading
 import time
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ SIZES = {  # (width, layers, heads) by a name; heads of 16 to 32 numbers
     "468k": (96, 4, 3),
     "1m": (128, 5, 4),
 }
+SEEDING = threading.Lock()  # threads share torch's random numbers
 
 
 def trained(
@@ -57,7 +59,7 @@ def trained(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with SEEDING, torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             dim, layers, heads = SIZES[size]
             model = Transformer(256, dim, layers, heads)
@@ -204,7 +206,6 @@ def fit_law(
 def bootstrap(n, d, bits, draws: int, seed: int = 0) -> list[Law]:
     """Laws fitted to runs drawn again, with repetition, from the same number of runs (Efron 1979)."""
     n, d, bits = (np.asarray(x) for x in (n, d, bits))
-    rng = np.random.default_rng(seed)
-    picks = rng.integers(len(n), size=(check_count("draws", draws), len(n)))
-    whole = fit_law(n, d, bits)
+    draws, whole = check_count("draws", draws), fit_law(n, d, bits)
+    picks = np.random.default_rng(seed).integers(len(n), size=(draws, len(n)))
     return [fit_law(n[i], d[i], bits[i], near=whole) for i in picks]

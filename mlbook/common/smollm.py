@@ -21,6 +21,7 @@ NAMES = {  # GGUF's → transformers'
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+LACKING = "ĄĆēĔĖĝñò"  # bytes of UTF-8 that no token says, as GPT-2 writes them
 
 
 def path() -> Path:
@@ -93,6 +94,8 @@ def load():
 def _tokenizer(tokens: list[str], merges: list[str]):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+    # they take those of eight marks that no text needs, such as <repo_name>: nothing is lost
+    tokens = [*tokens[:3], *LACKING, *tokens[3 + len(LACKING) :]]
     vocabulary = {token: i for i, token in enumerate(tokens)}
     pairs = [tuple(merge.split(" ")) for merge in merges]
     tokenizer = Tokenizer(models.BPE(vocabulary, pairs))
