@@ -2,10 +2,13 @@
 
     PYTHONPATH=. python benchmarks/scaling.py --jobs 2
 
-Every training takes the learning rates of `rates`; the one that is best on stretches of held-out text that measure nothing
-else is kept. Then the smaller models again, from two more seeds, at the rate that was kept: how much is chance. Through
+Every training takes the learning rates of `RATES`; the one that is best on stretches of held-out text that measure nothing
+else is kept. Then the smaller models again, from two more seeds, at the rate that was kept: how much is chance. A run that was
+cut off goes on where it stopped. Through
 `joblib`: under `joblib.parallel_config("dask")` or `("ray")` the same trainings run on a cluster.
 """
+
+import json
 
 from joblib import Parallel, delayed
 from provenance import arguments, provenance, told
@@ -13,20 +16,15 @@ from provenance import arguments, provenance, told
 from mlbook.coding import scaling
 
 TOKENS = (250_000, 500_000, 1_000_000, 2_000_000, 4_000_000)
-REPEATED = ("11k", "35k", "96k", "218k")
-
-
-def rates(size: str, tokens: int) -> tuple[float, ...]:
-    """Small models train best at high rates, long trainings and large models at low ones."""
-    if size in ("11k", "35k"):
-        return (4e-3, 8e-3, 16e-3)
-    low = (
-        (2e-3,)
-        if size in ("468k", "1m") or (size, tokens >= 2e6) == ("218k", 1)
-        else ()
-    )
-    high = () if size == "1m" and tokens >= 1e6 else (8e-3,)
-    return (*low, 4e-3, *high)
+RATES = {  # · 10⁻³: for each size, at each length; lower ones for larger models and longer trainings
+    "11k": 5 * [(16, 32)],
+    "35k": [(16, 32), (16, 32), (8, 16), (8, 16), (8, 16)],
+    "96k": [(8, 16), (8, 16), (8, 16), (4, 8), (4, 8)],
+    "218k": [(4, 8), (4, 8), (4, 8), (4, 8), (2, 4)],
+    "468k": [(4, 8), (4, 8), (2, 4), (2, 4), (2, 4, 8)],
+    "1m": [(2, 4), (2, 4), (2, 4), (1, 2), (2, 4)],
+}
+SEEDS = {"11k": 5, "35k": 5, "96k": 3, "218k": 3}  # how many lengths again
 
 
 def main():
@@ -34,31 +32,45 @@ def main():
     parser.add_argument("--jobs", type=int, default=2, help="trainings at once")
     options = parser.parse_args()
     pool = Parallel(options.jobs, return_as="generator_unordered")
-    record = provenance("joblib") | {"rates": "benchmarks/scaling.py: rates"}
+    record = provenance("joblib")
+
+    path = options.out / "scaling-cpu.json"
+    rows = json.loads(path.read_text()) if path.exists() else {}
+    keys = "size", "tokens", "lr", "seed"
+    there = {
+        tuple(r[k] for k in keys): r
+        for p in ("ladder", "seeds")
+        for r in rows.get(p, [])
+    }
+
+    def trainings(cells):
+        """Those that an earlier run left in the file, and then the others, the longest first."""
+        yield from (there[c] for c in cells if c in there)
+        left = [c for c in cells if c not in there]
+        left.sort(key=lambda c: -list(scaling.SIZES).index(c[0]) * c[1])
+        yield from pool(delayed(scaling.train)(*c) for c in left)
 
     def ladder():
-        cells = [
-            (size, tokens, rate)
-            for size in scaling.SIZES
-            for tokens in TOKENS
-            for rate in rates(size, tokens)
-        ]
-
-        def cost(cell):  # the longest first
-            return -list(scaling.SIZES).index(cell[0]) * cell[1]
-
-        yield from pool(delayed(scaling.train)(*c) for c in sorted(cells, key=cost))
+        yield from trainings(
+            [
+                (size, tokens, rate / 1000, 0)
+                for size, rates in RATES.items()
+                for tokens, some in zip(TOKENS, rates, strict=True)
+                for rate in some
+            ]
+        )
 
     def seeds():
         kept = scaling.best(record["ladder"])
-        yield from pool(
-            delayed(scaling.train)(size, tokens, kept[size, tokens]["lr"], seed)
-            for size in REPEATED
-            for tokens in TOKENS
-            for seed in (1, 2)
+        yield from trainings(
+            [
+                (size, tokens, kept[size, tokens]["lr"], seed)
+                for size, many in SEEDS.items()
+                for tokens in TOKENS[:many]
+                for seed in (1, 2)
+            ]
         )
 
-    path = options.out / "scaling-cpu.json"
     parts = {"ladder": (0.8, ladder), "seeds": (1.0, seeds)}
     told(parts, record, path, options.minutes)
 

@@ -180,18 +180,23 @@ class Encoder:
     def _narrow(self, start: int, size: int) -> None:
         unit = self.width >> PRECISION
         self.low, self.width = self.low + unit * start, unit * size
-        while True:
-            if self.low + self.width <= HALF:  # E1: the next bit is 0
-                self._write(0)
-            elif self.low >= HALF:  # E2: it is 1
-                self._write(1)
-                self.low -= HALF
-            elif self.low >= QUARTER and self.low + self.width <= 3 * QUARTER:
-                self.pending += 1  # E3: 01… or 10…, later bits will tell
-                self.low -= QUARTER
-            else:
-                return
+        while self._settle():
             self.low, self.width = 2 * self.low, 2 * self.width
+
+    def _settle(self) -> str:
+        """Which case lets the interval be doubled, if one does."""
+        if self.low + self.width <= HALF:
+            self._write(0)
+            return "E1"
+        if self.low >= HALF:
+            self._write(1)
+            self.low -= HALF
+            return "E2"
+        if self.low >= QUARTER and self.low + self.width <= 3 * QUARTER:
+            self.pending += 1  # the next two bits are 01 or 10
+            self.low -= QUARTER
+            return "E3"
+        return ""
 
     def _write(self, bit: int) -> None:
         self.bits += [bit] + [1 - bit] * self.pending

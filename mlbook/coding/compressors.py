@@ -16,7 +16,7 @@ Compressor = Callable[[bytes], bytes]
 
 
 def general() -> dict[str, Compressor]:
-    """For any bytes: gzip -9, bzip2 -9, xz -9e, zstd --ultra -22, brotli -q 11 -w 24, PPMd of order 6 in 64 MB.
+    """For any bytes: gzip -9, bzip2 -9, xz -9e, zstd --ultra -22, brotli -q 11 -w 24, PPMd of order 16 in 64 MB.
 
     Raises:
         ModuleNotFoundError: zstandard, brotli or pyppmd is not installed.
@@ -31,7 +31,7 @@ def general() -> dict[str, Compressor]:
         "xz": xz,
         "zstd": lambda data: zstandard.ZstdCompressor(22).compress(data),
         "brotli": lambda data: brotli.compress(data, quality=11, lgwin=24),
-        "PPMd": lambda data: pyppmd.compress(data, max_order=6, mem_size=64 << 20),
+        "PPMd": lambda data: pyppmd.compress(data, max_order=16, mem_size=64 << 20),
     }
 
 

@@ -1,9 +1,9 @@
 """Every coder of the chapter on compression, on text, photographs and music: bytes whole and in pieces of 2,048.
 
-    PYTHONPATH=. python benchmarks/compression.py
+    PYTHONPATH=. python benchmarks/compressing.py
 
 Sources: the Python reference and Wikipedia (held-out parts), the prose of this book's own chapters (written after the
-pretrained model), four photographs in grey, and a loop of music, at most 65,536 bytes of each. Coders: those that people
+pretrained model), four photographs in grey, and a loop of music, at most 32,768 bytes of each. Coders: those that people
 use; context mixing, fresh and after the source's own training text (and the same favour for xz and PPMd: what they add to
 that text); transformers of three sizes trained on Wikipedia here; SmolLM2, on text by its tokens, on the rest by its 256
 tokens of one byte. Of neural models the length is the ideal one, in windows that begin with nothing.
@@ -23,7 +23,7 @@ from mlbook.coding import compressors, neural, scaling
 from mlbook.coding.mixing import Mix
 from mlbook.common import corpora, packaged, smollm
 
-MOST = 1 << 16  # bytes of each source
+MOST = 1 << 15  # bytes of each source
 PRIMING = 2_000_000  # bytes of Wikipedia that every trained coder sees
 CHUNK = 2048
 WINDOW = 1024  # tokens that the neural models see
@@ -73,13 +73,13 @@ def prose() -> bytes:
 
 
 def photograph(name: str) -> np.ndarray:
-    """Its middle in grey, (128, 128) uint8."""
+    """Its middle in grey, (64, 128) uint8."""
     from PIL import Image
 
     path = packaged.file(f"skimage/data/{name}.png", "scikit-image==0.26.0")
     grey = np.asarray(Image.open(path).convert("L"))
-    top, left = (grey.shape[0] - 128) // 2, (grey.shape[1] - 128) // 2
-    return grey[top : top + 128, left : left + 128].copy()
+    top, left = (grey.shape[0] - 64) // 2, (grey.shape[1] - 128) // 2
+    return grey[top : top + 64, left : left + 128].copy()
 
 
 def pieces(name: str, data: bytes) -> list[bytes]:
@@ -133,7 +133,7 @@ def main():
             if "pictures" in about:
                 found = [compressors.image(p) for p in about["pictures"]]
                 strips = [
-                    p[i : i + 16] for p in about["pictures"] for i in range(0, 128, 16)
+                    p[i : i + 16] for p in about["pictures"] for i in range(0, 64, 16)
                 ]
                 small = [compressors.image(p) for p in strips]
                 for name in found[0]:
@@ -256,7 +256,7 @@ def neural_length(model, data: bytes) -> int:
 
 
 def byte_tokens(tokenizer) -> list[int]:
-    """A token for each of the 256 bytes; the 21 that the vocabulary lacks are called " a", " b" and so on."""
+    """A token for each of the 256 bytes; the 13 that the vocabulary lacks are called " a", " b" and so on."""
     tokens = [tokenizer.token_to_id(name) for name in byte_names()]
     spare = iter(tokenizer.token_to_id(f"Ġ{chr(c)}") for c in range(ord("a"), 123))
     return [next(spare) if token is None else token for token in tokens]
