@@ -36,16 +36,19 @@ def code_lengths(
         ValueError: a window of none, or a token that is out of range or no whole number.
     """
     window, bits, ranks = check_count("window", window), [], []
-    size = _logits(model(torch.tensor([[first]]))).shape[-1]
+    device = next(model.parameters()).device
+    size = _logits(model(torch.tensor([[first]], device=device))).shape[-1]
     names = None if only is None else _symbols(only, size)
     for part in _symbols(tokens, size if only is None else len(names)).split(window):
         known = part if names is None else names[part]
-        before = torch.cat((torch.tensor([first]), known[:-1]))
-        logits = _logits(model(before[None]))[0].double()
-        logits = logits if names is None else logits[:, names]
-        true = logits.gather(1, part[:, None])
-        bits.append((logits.logsumexp(1) - true[:, 0]) / LOG2)
-        ranks.append((logits > true).sum(1))
+        before = torch.cat((torch.tensor([first]), known[:-1])).to(device)
+        logits = _logits(model(before[None]))[0]
+        logits = logits if names is None else logits[:, names.to(device)]
+        for rows, symbols in zip(logits.split(256), part.split(256), strict=True):
+            rows = rows.double()  # all at once they would take gigabytes
+            true = rows.gather(1, symbols[:, None].to(device))
+            bits.append((rows.logsumexp(1) - true[:, 0]).cpu() / LOG2)
+            ranks.append((rows > true).sum(1).cpu())
     return torch.cat(bits), torch.cat(ranks)
 
 
@@ -61,9 +64,8 @@ class LanguageModel:
         self.window = check_count("window", window)
         self.size = model.config.vocab_size
         takes = inspect.signature(model.forward).parameters
-        self.cache_name = (
-            "cache" if "cache" in takes else "past_key_values"
-        )  # until 5.24
+        # Its name until transformers 5.24, and since.
+        self.cache_name = "cache" if "cache" in takes else "past_key_values"
 
     def start(self) -> "_Walk":
         return _Walk(self)
@@ -81,9 +83,10 @@ class _Walk:
 
     @torch.no_grad()
     def predict(self) -> np.ndarray:
-        cache = {self.coder.cache_name: self.cache}
-        out = self.coder.model(torch.tensor([[self.last]]), use_cache=True, **cache)
-        return out.logits[0, -1].double().softmax(0).numpy()
+        cache, model = {self.coder.cache_name: self.cache}, self.coder.model
+        last = torch.tensor([[self.last]], device=model.device)
+        out = model(last, use_cache=True, **cache)
+        return out.logits[0, -1].double().softmax(0).cpu().numpy()
 
     def update(self, symbol: int) -> None:
         self.last, self.seen = symbol, self.seen + 1
@@ -107,24 +110,30 @@ MAGIC = b"LMC1"
 HEADER = len(MAGIC) + sum(FIELDS.values()) + 4  # and the length
 
 
-def fingerprint(weights: str | Path) -> dict[str, str]:
+def fingerprint(weights: str | Path, device: str = "cpu") -> dict[str, str]:
     """What two runs must share for the same probabilities to the last bit: the file of weights, versions, processor, threads.
 
     Necessary, as far as we know, and not sufficient: no library promises as much.
     """
-    info = Path("/proc/cpuinfo")
-    names = (
-        [s for s in info.read_text().splitlines() if "model name" in s]
-        if info.exists()
-        else []
+    versions = (
+        f"{name} {version(name)}" for name in ("torch", "transformers", "numpy")
     )
     return {
         "model": hashlib.sha256(Path(weights).read_bytes()).hexdigest(),
-        "software": f"torch {torch.__version__}, transformers {version('transformers')}, numpy {np.__version__}",
-        "processor": f"{names[0].split(':')[1].strip() if names else platform.processor()}, "
-        f"{torch.backends.cpu.get_cpu_capability()}",
+        "software": ", ".join(versions),
+        "processor": _processor(torch.device(device)),
         "threads": str(torch.get_num_threads()),
     }
+
+
+def _processor(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info, name = Path("/proc/cpuinfo"), platform.processor()
+    for line in info.read_text().splitlines() if info.exists() else ():
+        if line.startswith("model name"):
+            name = line.partition(":")[2].strip()
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def seal(payload: bytes, length: int, where: dict[str, str]) -> bytes:

@@ -126,86 +126,111 @@ def best(rows: list[dict]) -> dict[tuple, dict]:
 
 
 class Law(NamedTuple):
-    """L(N, D) = E + A/N^α + B/D^β, in bits a byte, of N parameters and D bytes (Hoffmann et al. 2022, equation 2)."""
+    """L(N, D) = E + ((A/N^α)^p + (B/D^β)^p)^(1/p), in bits a byte, of N parameters and D bytes.
+
+    With p = 1 it is the law of Hoffmann et al. 2022 (equation 2); for large p the greater term alone counts, as nearly in
+    that of Kaplan et al. 2020 (equation 1.5), whose p is 1/β, some 10.
+    """
 
     E: float
     A: float
     alpha: float
     B: float
     beta: float
+    p: float = 1.0
 
     def __call__(self, n, d):
-        return self.E + self.A / n**self.alpha + self.B / d**self.beta
+        a, b = self.A / n**self.alpha, self.B / d**self.beta
+        return self.E + (a**self.p + b**self.p) ** (1 / self.p)
 
     @property
     def exponent(self) -> float:
-        """Of compute, in the number of parameters that is best for it: N ∝ C^(β/(α + β)) (their equation 4)."""
+        """Of compute, in the number of parameters that is best for it: N ∝ C^(β/(α + β)), whatever p is."""
         return self.beta / (self.alpha + self.beta)
 
     def best(self, compute: float) -> tuple[float, float]:
-        """The N that makes L least where 6·N·D = `compute` operations, and that D."""
-        ratio = self.alpha * self.A / (self.beta * self.B)
+        """The N that makes L least where 6·N·D = `compute` operations, and that D: α·(A/N^α)^p = β·(B/D^β)^p there."""
+        ratio = (self.alpha / self.beta) ** (1 / self.p) * self.A / self.B
         n = (ratio * (compute / 6) ** self.beta) ** (1 / (self.alpha + self.beta))
         return n, compute / 6 / n
 
-    def total(self, n, size, bits: float = 16.0):
+    def total(self, n, size: float, bits: float = 16.0):
         """Bits that `size` bytes take, with a model of `n` parameters trained on them, which is sent, at `bits` each."""
         return bits * n + size * self(n, size)
 
     def smallest(self, size: float, bits: float = 16.0) -> float:
-        """The number of parameters that makes `total` least, by its derivative: bits = α·A·size/N^(α + 1)."""
-        return (self.alpha * self.A * size / bits) ** (1 / (1 + self.alpha))
+        """The number of parameters, from 1 to 10¹², that makes `total` least."""
+        from scipy.optimize import minimize_scalar
+
+        found = minimize_scalar(
+            lambda log_n: math.log(self.total(math.exp(log_n), size, bits)),
+            bounds=(0, 12 * math.log(10)),
+            method="bounded",
+            options={"xatol": 1e-8},
+        )
+        return math.exp(found.x)
 
 
 def fit_law(
-    n: np.ndarray, d: np.ndarray, bits: np.ndarray, near: Law | None = None
+    n: np.ndarray,
+    d: np.ndarray,
+    bits: np.ndarray,
+    p: float | None = 1.0,
+    near: Law | None = None,
 ) -> Law:
     """The law nearest to measured losses: least Huber loss of log L (threshold 10⁻³), best of several starts, as Hoffmann
     et al. fit theirs (section 3.3).
 
     Args:
         n, d, bits: (runs,) parameters, bytes and bits a byte, all positive.
-        near: a law to start from, instead.
+        p: how the two terms are joined; None to fit it, too, between 0.4 and 50.
+        near: a law to start from, instead of several.
     Raises:
-        ValueError: shapes differ, there are fewer runs than the law has numbers, or some are not positive.
+        ValueError: shapes differ, there are fewer runs than the law has numbers and one, or some are not positive.
     """
     from scipy.optimize import least_squares
 
     n, d, bits = (np.asarray(x, np.float64) for x in (n, d, bits))
-    if not n.shape == d.shape == bits.shape or n.ndim != 1 or len(n) < 6:
+    least = 6 if p else 7
+    if not n.shape == d.shape == bits.shape or n.ndim != 1 or len(n) < least:
         raise ValueError(
-            f"a law needs six runs or more in rows of one length, got {n.shape}, {d.shape}, {bits.shape}"
+            f"a law needs {least} runs or more in rows of one length, got {n.shape}, {d.shape}, {bits.shape}"
         )
     if not all((x > 0).all() and np.isfinite(x).all() for x in (n, d, bits)):
         raise ValueError("parameters, bytes and bits must be positive and finite")
     log_n, log_d = np.log(n), np.log(d)
 
-    def residuals(x):  # logarithms of E, A and B: they stay positive
-        e, a, alpha, b, beta = x
-        terms = np.stack((e + 0 * log_n, a - alpha * log_n, b - beta * log_d))
-        return np.logaddexp.reduce(terms) - np.log(bits)
+    def residuals(x):  # logarithms of E, A, B and p: they stay positive
+        e, a, alpha, b, beta, *free = x
+        power = math.exp(free[0]) if free else p
+        terms = np.stack((a - alpha * log_n, b - beta * log_d))
+        both = np.logaddexp.reduce(power * terms) / power
+        return np.logaddexp(e, both) - np.log(bits)
 
     starts = [
-        (e, alpha * log_n.mean(), alpha, beta * log_d.mean(), beta)
+        (e, alpha * log_n.mean(), alpha, beta * log_d.mean(), beta, log_p)
         for e in (-0.5, 0.5)
         for alpha in (0.2, 0.5)
         for beta in (0.2, 0.5)
+        for log_p in (0.0, 1.0)
     ]
     if near:
-        logs = math.log(near.E), math.log(near.A), math.log(near.B)
-        starts = [(logs[0], logs[1], near.alpha, logs[2], near.beta)]
-    bounds = ([-12, -20, 0, -20, 0], [3, 40, 3, 40, 3])
+        E, A, alpha, B, beta, power = near
+        starts = [(math.log(E), math.log(A), alpha, math.log(B), beta, math.log(power))]
+    free = slice(5 if p else 6)
+    bounds = np.array([[-12, -20, 0, -20, 0, -0.9], [3, 40, 3, 40, 3, 3.9]])[:, free]
     found = [
-        least_squares(residuals, x, loss="huber", f_scale=1e-3, bounds=bounds)
-        for x in starts
+        least_squares(residuals, x[free], loss="huber", f_scale=1e-3, bounds=bounds)
+        for x in starts[:: 2 if p and not near else 1]
     ]
-    e, a, alpha, b, beta = min(found, key=lambda fit: fit.cost).x
-    return Law(math.exp(e), math.exp(a), float(alpha), math.exp(b), float(beta))
+    e, a, alpha, b, beta, *rest = (float(v) for v in min(found, key=lambda f: f.cost).x)
+    power = math.exp(rest[0]) if rest else p
+    return Law(math.exp(e), math.exp(a), alpha, math.exp(b), beta, power)
 
 
-def bootstrap(n, d, bits, draws: int, seed: int = 0) -> list[Law]:
+def bootstrap(n, d, bits, draws: int, p: float | None = 1.0, seed=0) -> list[Law]:
     """Laws fitted to runs drawn again, with repetition, from the same number of runs (Efron 1979)."""
     n, d, bits = (np.asarray(x) for x in (n, d, bits))
-    draws, whole = check_count("draws", draws), fit_law(n, d, bits)
+    draws, whole = check_count("draws", draws), fit_law(n, d, bits, p)
     picks = np.random.default_rng(seed).integers(len(n), size=(draws, len(n)))
-    return [fit_law(n[i], d[i], bits[i], near=whole) for i in picks]
+    return [fit_law(n[i], d[i], bits[i], p, near=whole) for i in picks]
