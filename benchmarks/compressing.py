@@ -26,6 +26,7 @@ from mlbook.common import corpora, packaged, smollm
 MOST = 1 << 15  # bytes of each source
 PRIMING = 2_000_000  # bytes of Wikipedia that every trained coder sees
 CHUNK = 2048
+FEW = 4096  # bytes that SmolLM2 gets as numbers, too
 WINDOW = 1024  # bytes that the transformers trained here see
 CONTEXT = 4096  # tokens that SmolLM2 sees
 TRAINED = {"35k": 16e-3, "218k": 4e-3, "1m": 4e-3}  # sizes, and their learning rates
@@ -151,6 +152,19 @@ def main():
                     for part in ([np.concatenate(parts)], parts)
                 ]
                 yield row(source, "FLAC", data, *lengths, start)
+        start = time.perf_counter()
+        picture = given["photographs"]["pictures"][0][: FEW // 128]
+        few = compressors.image(picture) | {"xz": compressors.xz(picture.tobytes())}
+        for name, packed in few.items():
+            yield row(
+                "photographs, few", name, picture.tobytes(), len(packed), None, start
+            )
+        samples = given["music"]["data"][:FEW]
+        as_array = np.frombuffer(samples, np.uint8)
+        packed = compressors.flac(as_array, given["music"]["rate"])
+        few = {"FLAC": packed, "xz": compressors.xz(samples)}
+        for name, packed in few.items():
+            yield row("music, few", name, samples, len(packed), None, start)
 
     def mixing():
         for source, about in given.items():
@@ -217,7 +231,7 @@ def main():
                 ]
                 lengths = [math.ceil(sum(bits) / 8)] * 2
                 yield row(source, "SmolLM2", data, *lengths, start, size)
-                start, some = time.perf_counter(), data[: MOST // 8]
+                start, some = time.perf_counter(), data[:FEW]
                 places = ["0123456789 ".index(c) for v in some for c in f"{v} "]
                 bits, _ = neural.code_lengths(model, places, CHUNK, only=figures)
                 length = math.ceil(bits.sum().item() / 8)
