@@ -74,10 +74,10 @@ class Static:
 
 
 def interval(symbols: Iterable[int], model: Model) -> tuple[Fraction, Fraction]:
-    """The part [low, high) of [0, 1) that belongs to `symbols`: its width is their probability.
+    """The part [low, high) of [0, 1) that is the symbols', as wide as they are probable.
 
-    Each symbol takes, of the interval of those before it, the part that its probability says, in the symbols' order
-    (Elias, in Abramson 1963; Rissanen 1976).
+    Each symbol takes, of the interval of those before it, the part that its probability
+    says, in the symbols' order (Elias, in Abramson 1963; Rissanen 1976).
 
     Raises:
         ValueError: a symbol out of range or of probability 0, or a distribution with a number that is none.
@@ -96,9 +96,9 @@ def interval(symbols: Iterable[int], model: Model) -> tuple[Fraction, Fraction]:
 
 
 def shortest_word(low: Fraction, high: Fraction) -> str:
-    """The fewest bits b such that every number that begins 0.b lies in [low, high): no word of another message begins it.
+    """The fewest bits b such that every number that begins 0.b lies in [low, high).
 
-    They are at most ⌈−log₂(high − low)⌉ + 1.
+    At most ⌈−log₂(high − low)⌉ + 1; no message beside it begins so.
     """
     check_interval(low, high)
     for n in itertools.count():
@@ -156,19 +156,19 @@ def quantise(weights: Sequence, precision: int = PRECISION) -> np.ndarray:
 
 
 class Encoder:
-    """Symbols in, bytes out, by numbers of 62 bits (Witten, Neal and Cleary 1987, with their names for the three cases)."""
+    """Symbols in, bytes out, by numbers of 62 bits (Witten, Neal and Cleary 1987)."""
 
     def __init__(self):
         self.low, self.width = 0, 1 << REGISTER
         self.bits, self.pending, self.seen = [], 0, 0
 
     def push(self, symbol: int, frequencies: np.ndarray) -> None:
-        """Narrow the interval to the part of `symbol`; `frequencies` as `quantise` makes them."""
+        """Narrow the interval to the part of `symbol`; frequencies: of `quantise`."""
         self.seen = zlib.crc32(int(symbol).to_bytes(4, "little"), self.seen)
         self._narrow(int(frequencies[:symbol].sum()), int(frequencies[symbol]))
 
     def finish(self) -> bytes:
-        """What has been written, with a check of 22 bits, and up to eight to end in a byte."""
+        """What has been written, a check of 22 bits, and as many as fill a byte."""
         part = PRECISION - CHECK
         self._narrow((self.seen % (1 << CHECK)) << part, 1 << part)
         self._write(1)  # one half lies inside, whatever the interval is

@@ -46,7 +46,7 @@ def canonical(lengths: Sequence[int]) -> list[str]:
 
 
 def huffman(weights: Mapping) -> dict:
-    """The prefix code with the least average length for `weights`, symbol → word of bits (Huffman 1952).
+    """The prefix code of least average length, symbol → word of bits (Huffman 1952).
 
     Raises:
         ValueError: there are no symbols, or a weight is negative or not finite.
