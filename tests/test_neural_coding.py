@@ -89,7 +89,16 @@ def test_rank_0_is_the_likeliest_token(tiny):
 def fixed(*logits):
     """A model that always says the same, and says it bare."""
     row = torch.tensor([[logits]])
-    return lambda tokens: row.expand(1, tokens.shape[1], -1)
+
+    class Fixed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.row = torch.nn.Parameter(row, requires_grad=False)
+
+        def forward(self, tokens):
+            return self.row.expand(1, tokens.shape[1], -1)
+
+    return Fixed()
 
 
 def test_tokens_that_are_as_likely_do_not_count_in_a_rank():
