@@ -281,10 +281,11 @@ def byte_tokens(tokenizer) -> list[int]:
 
 
 def byte_names() -> list[str]:
-    """How GPT-2's tokenizers write the 256 bytes: those that print as themselves, the others from U+0100 on."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    other = iter(range(256, 512))
-    return [chr(b) if b in plain else chr(next(other)) for b in range(256)]
+    """How GPT-2's tokenizers write the 256 bytes."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    names = bytes_to_unicode()
+    return [names[byte] for byte in range(256)]
 
 
 if __name__ == "__main__":

@@ -3,9 +3,8 @@
     PYTHONPATH=. python benchmarks/scaling.py --jobs 2
 
 Every training takes the learning rates of `RATES`; the one that is best on stretches of held-out text that measure nothing
-else is kept. Then the smaller models again, from two more seeds, at the rate that was kept: how much is chance. A run that was
-cut off goes on where it stopped. Through
-`joblib`: under `joblib.parallel_config("dask")` or `("ray")` the same trainings run on a cluster.
+else is kept. Then the smaller models again, from two more seeds, at the rate that was kept: how much is chance. A run that
+was cut off goes on where it stopped. Through `joblib`: under `joblib.parallel_config("dask")` or `("ray")` the same trainings run on a cluster.
 """
 
 import json

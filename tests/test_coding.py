@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mlbook.coding import arithmetic, codes, fast, mixing
+from mlbook.coding import codes, fast, mixing
 from mlbook.coding.arithmetic import (
     PRECISION,
     Conditional,
@@ -594,7 +594,7 @@ def test_compiled_bits_are_those_of_a_model_of_two_symbols(length, seed):
     registers = fast.open_registers(data)
     packed = np.frombuffer(data, np.uint8)
     assert [fast.pop_bit(registers, packed, one) for one in ones] == bits.tolist()
-    fast.close(arithmetic.Decoder(data), registers, bits)
+    fast.close(data, registers, bits)
 
 
 # --- Mixing --------------------------------------------------------------------------------------

@@ -64,13 +64,13 @@ def image(pixels: np.ndarray) -> dict[str, bytes]:
         )
     picture, found = Image.fromarray(pixels), {}
     for name, options in {
-        "PNG": {"optimize": True},
-        "WebP": {"lossless": True, "quality": 100, "method": 6},
-        "JXL": {"lossless": True, "effort": 9},
+        "PNG": {"format": "PNG", "optimize": True},
+        "WebP": {"format": "WebP", "lossless": True, "quality": 100, "method": 6},
+        "JPEG XL": {"format": "JXL", "lossless": True, "effort": 9},
     }.items():
         out = io.BytesIO()
-        picture.save(out, format=name, **options)
-        found["JPEG XL" if name == "JXL" else name] = out.getvalue()
+        picture.save(out, **options)
+        found[name] = out.getvalue()
     return found
 
 

@@ -140,10 +140,10 @@ def decode(data: bytes, weights: Sequence, length: int) -> np.ndarray:
     """
     ends = quantise(weights).cumsum()
     symbols = np.zeros(check_count("length", length, 0), np.int64)
-    decoder, registers = Decoder(data), open_registers(data)
+    registers = open_registers(data)
     first = ends.searchsorted(np.arange(1 << LOOK) << (PRECISION - LOOK), side="right")
     _read(np.frombuffer(data, np.uint8), registers, ends, first, symbols)
-    close(decoder, registers, symbols)
+    close(data, registers, symbols)
     return symbols
 
 
@@ -153,8 +153,9 @@ def open_registers(data: bytes) -> np.ndarray:
     return np.array([decoder.low, decoder.width, decoder.value, decoder.read, 0])
 
 
-def close(decoder: Decoder, registers: np.ndarray, symbols: np.ndarray) -> None:
-    """Check the end of what has been read."""
+def close(data: bytes, registers: np.ndarray, symbols: np.ndarray) -> None:
+    """Check the end of what has been read, as `arithmetic.Decoder.finish` does."""
+    decoder = Decoder(data)
     decoder.low, decoder.width, decoder.value, decoder.read, decoder.pending = (
         registers.tolist()
     )

@@ -12,16 +12,14 @@ from typing import NamedTuple
 import numpy as np
 
 from mlbook.coding import fast
-from mlbook.coding.arithmetic import Decoder
 from mlbook.common.checks import check_count
 
-ORDERS = (
-    8  # contexts: the last 0 to 5 bytes, this word so far, and with it the last word
-)
+ORDERS = 8  # contexts: the last 0 to 5 bytes, this word, and with it the last word
 INPUTS = 2 * ORDERS + 2  # two for each, one of a match with earlier text, a constant
 SLOTS = 1 << 22  # of each context's table; contexts that collide share a slot
 LIMIT = 30  # a counter's memory, in bits seen
-MATCH, LONGEST = 6, 63  # bytes that make a match, and from where on length says nothing
+MATCH = ORDERS - 2  # bytes that make a match: those that the contexts hash
+LONGEST = 63  # from where on the length of a match says nothing
 RATE = 2  # of the network that mixes
 
 
@@ -39,9 +37,7 @@ class Memory(NamedTuple):
     by_byte: np.ndarray
     match: np.ndarray  # how often a match of each length goes on, ·2¹⁶
     places: np.ndarray  # where six bytes stood last
-    now: (
-        np.ndarray
-    )  # the last byte, where the match goes on, its length, hashes of words
+    now: np.ndarray  # last byte, where the match goes on, its length, words' hashes
 
 
 @functools.cache
@@ -90,10 +86,15 @@ class Mix:
         self.text += text
         return ones
 
+    def code_lengths(self, text: bytes) -> np.ndarray:
+        """Bits that each byte of `text` takes, (len(text),); the model has seen it afterwards."""
+        ones, bits = self.learn(text), np.unpackbits(np.frombuffer(text, np.uint8))
+        p = np.where(bits, ones, 65536 - ones) / 65536
+        return -np.log2(p).reshape(-1, 8).sum(1)
+
     def code_length(self, text: bytes) -> float:
         """Bits that `text` takes; the model has seen it afterwards."""
-        ones, bits = self.learn(text), np.unpackbits(np.frombuffer(text, np.uint8))
-        return float(-np.log2(np.where(bits, ones, 65536 - ones) / 65536).sum())
+        return float(self.code_lengths(text).sum())
 
     def encode(self, text: bytes) -> bytes:
         """`text`, compressed; the model has seen it afterwards."""
@@ -107,23 +108,23 @@ class Mix:
             ValueError: the data are damaged or cut, or the model had seen something else.
         """
         trial = self.copy()  # damaged data shall teach nothing
-        decoder, text, registers = trial._read(data, length)
-        fast.close(decoder, registers, np.unpackbits(text))
+        text, registers = trial._read(data, length)
+        fast.close(data, registers, np.unpackbits(text))
         self.memory, self.text = trial.memory, trial.text
         return text.tobytes()
 
-    def _read(self, data: bytes, length: int):
+    def _read(self, data: bytes, length: int) -> tuple[np.ndarray, np.ndarray]:
         text = np.zeros(check_count("length", length, 0), np.uint8)
         history = np.append(np.frombuffer(self.text, np.uint8), text)
         registers, packed = fast.open_registers(data), np.frombuffer(data, np.uint8)
         _decode(history, len(self.text), self.memory, *tables(), registers, packed)
         text = history[len(self.text) :]
         self.text += text.tobytes()
-        return Decoder(data), text, registers
+        return text, registers
 
     def generate(self, length: int, noise: bytes) -> bytes:
         """`length` bytes drawn from the model: what its decoder makes of random bytes, which should be as many."""
-        _, text, _ = self._read(noise, length)
+        text, _ = self._read(noise, length)
         return text.tobytes()
 
     def copy(self) -> "Mix":
@@ -170,7 +171,7 @@ def _look(history, i, memory, contexts):
     """Hash the contexts of byte `i`, and find what followed its last six bytes before."""
     now, places = memory.now, memory.places
     hashed = 0
-    for order in range(ORDERS - 2):
+    for order in range(MATCH):
         contexts[order] = hashed + order + 1
         if order < i:
             hashed = (hashed + history[i - 1 - order] + 1) * 0x2F0B4C47 & 0xFFFFFFFF
@@ -188,9 +189,6 @@ def _look(history, i, memory, contexts):
     else:
         now[2] = 0
     if i >= MATCH:
-        hashed = 0
-        for j in range(MATCH):
-            hashed = (hashed + history[i - 1 - j] + 1) * 0x2F0B4C47 & 0xFFFFFFFF
         slot = hashed >> 14
         if not now[2] and places[slot] >= 0:
             now[1] = places[slot]
@@ -219,7 +217,7 @@ def _predict(history, so_far, memory, stretch, squash, contexts, slots, inputs):
     expected = -1
     if now[2]:
         byte = np.int64(history[now[1]]) | 256
-        width = bit_count(so_far)
+        width = fast.bit_length(so_far)
         if byte >> (9 - width) == so_far:
             expected = (byte >> (8 - width)) & 1
     inputs[2 * ORDERS] = 0
@@ -256,8 +254,3 @@ def _update(bit, one, parts, memory, squash, share, slots, inputs):
     if expected >= 0:
         length = memory.now[2]
         memory.match[length] += ((expected == bit) * 65535 - memory.match[length]) >> 6
-
-
-@fast.jit
-def bit_count(x):
-    return np.int64(fast.bit_length(x))

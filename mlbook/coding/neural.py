@@ -138,9 +138,10 @@ def _processor(device: torch.device) -> str:
 
 def seal(payload: bytes, length: int, where: dict[str, str]) -> bytes:
     """`payload` with what `open_sealed` needs in front of it, in 17 bytes: a mark, the fingerprint's digests, the length."""
-    if check_count("length", length, 0) >= 2**32:
+    length = check_count("length", length, 0)
+    if length >= 2**32:
         raise ValueError(f"length must be less than 2**32, got {length}")
-    return MAGIC + _digests(where) + int(length).to_bytes(4, "big") + payload
+    return MAGIC + _digests(where) + length.to_bytes(4, "big") + payload
 
 
 def open_sealed(data: bytes, where: dict[str, str]) -> tuple[bytes, int]:
@@ -151,15 +152,15 @@ def open_sealed(data: bytes, where: dict[str, str]) -> tuple[bytes, int]:
     """
     if data[:4] != MAGIC or len(data) < HEADER:
         raise ValueError("these bytes do not begin as a message of a language model")
-    place, here = 4, _digests(where)
+    here, body, place = _digests(where), data[len(MAGIC) :], 0
     for name, n in FIELDS.items():
-        if data[place : place + n] != here[place - 4 : place - 4 + n]:
+        if body[place : place + n] != here[place : place + n]:
             raise ValueError(
                 f"the message was made with another {name}; here it is {where[name]}, and the probabilities may differ "
                 "in their last bit, after which everything would decode to something else"
             )
         place += n
-    return data[place + 4 :], int.from_bytes(data[place : place + 4], "big")
+    return data[HEADER:], int.from_bytes(body[place : place + 4], "big")
 
 
 def _digests(where: dict[str, str]) -> bytes:

@@ -1,6 +1,7 @@
 """Text to train small language models on: what every machine has, and a larger one that can be downloaded."""
 
 import bz2
+import functools
 import hashlib
 import io
 import urllib.request
@@ -37,6 +38,7 @@ WIKIPEDIA = (
 )
 
 
+@functools.cache
 def wikipedia() -> tuple[bytes, bytes]:
     """206 pages of the English Wikipedia as gensim carries them, XML and all: (training text, held-out text).
 

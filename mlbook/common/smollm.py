@@ -82,13 +82,12 @@ def load():
         weights[f"{layer}{NAMES[name]}.{kind}"] = values
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
-    model = model.to_empty(device="cpu")
     weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
     model.load_state_dict(weights, assign=True)
     model.tie_weights()
     model.model.rotary_emb = type(model.model.rotary_emb)(config)
     tokens, merges = about("tokenizer.ggml.tokens"), about("tokenizer.ggml.merges")
-    return model.float().eval().requires_grad_(False), _tokenizer(tokens, merges)
+    return model.eval().requires_grad_(False), _tokenizer(tokens, merges)
 
 
 def _tokenizer(tokens: list[str], merges: list[str]):
