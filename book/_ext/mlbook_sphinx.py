@@ -51,6 +51,9 @@ def finish_html(app, pagename, templatename, context, doctree) -> None:
             '<div class="highlight"><pre tabindex="0">',
             body,
         )
+        context["body"] = re.sub(
+            r"<table(?![^>]*tabindex)", '<table tabindex="0"', context["body"]
+        )
 
 
 def drop_thebe(app, pagename, templatename, context, doctree) -> None:

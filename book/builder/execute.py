@@ -5,6 +5,7 @@ import datetime
 import json
 import os
 import re
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -163,7 +164,10 @@ def _execute(
     start = time.perf_counter()
     progress.start(path.stem, len(numbers), last)
     try:
-        with peak:
+        with peak, tempfile.TemporaryDirectory() as sockets:
+            if os.name == "posix":  # a free port may be taken before the kernel has it
+                client.km = client.create_kernel_manager()
+                client.km.transport, client.km.ip = "ipc", f"{sockets}/kernel"
             client.execute(env=env)
     except CellExecutionError as error:
         number, cell = next(
