@@ -2,9 +2,10 @@
 
     PYTHONPATH=. python benchmarks/scaling.py --jobs 2
 
-Every training takes the learning rates of `RATES`; the one that is best on stretches of held-out text that measure nothing
-else is kept. Then the smaller models again, from two more seeds, at the rate that was kept: how much is chance. A run that
-was cut off goes on where it stopped. Through `joblib`: under `joblib.parallel_config("dask")` or `("ray")` the same trainings run on a cluster.
+Every cell begins with the learning rates of `RATES` and goes on by factors of two, up or down, until the one that is best on
+stretches of held-out text that measure nothing else stands between two worse ones; that one is kept. Then the smaller models
+again, from two more seeds, at the rate that was kept: how much is chance. A run that was cut off goes on where it stopped.
+Through `joblib`: under `joblib.parallel_config("dask")` or `("ray")` the same trainings run on a cluster.
 """
 
 import json
@@ -24,6 +25,18 @@ RATES = {  # · 10⁻³: for each size, at each length; lower ones for larger mo
     "1m": [(2, 4), (2, 4), (2, 4), (1, 2), (2, 4)],
 }
 SEEDS = {"11k": 5, "35k": 5, "96k": 3, "218k": 3}  # how many lengths again
+
+
+def beyond(rows):
+    """Of each size and length whose best rate is the least or the greatest tried, the training at the next one."""
+    more = []
+    for (size, tokens), kept in scaling.best(rows).items():
+        tried = {r["lr"] for r in rows if (r["size"], r["tokens"]) == (size, tokens)}
+        if kept["lr"] == min(tried):
+            more.append((size, tokens, kept["lr"] / 2, 0))
+        elif kept["lr"] == max(tried):
+            more.append((size, tokens, kept["lr"] * 2, 0))
+    return more
 
 
 def main():
@@ -50,14 +63,20 @@ def main():
         yield from pool(delayed(scaling.train)(*c) for c in left)
 
     def ladder():
-        yield from trainings(
+        cells, rows = (
             [
                 (size, tokens, rate / 1000, 0)
                 for size, rates in RATES.items()
                 for tokens, some in zip(TOKENS, rates, strict=True)
                 for rate in some
-            ]
+            ],
+            [],
         )
+        while cells:
+            for row in trainings(cells):
+                rows.append(row)
+                yield row
+            cells = beyond(rows)
 
     def seeds():
         kept = scaling.best(record["ladder"])
