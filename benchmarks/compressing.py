@@ -26,7 +26,7 @@ from mlbook.common import corpora, packaged, smollm
 MOST = 1 << 15  # bytes of each source
 PRIMING = 2_000_000  # bytes of Wikipedia that every trained coder sees
 CHUNK = 2048
-FEW = 4096  # bytes that SmolLM2 gets as numbers, too
+FEW = 1 << 14  # bytes that SmolLM2 gets as numbers, too: two photographs
 WINDOW = 1024  # bytes that the transformers trained here see
 CONTEXT = 4096  # tokens that SmolLM2 sees
 TRAINED = {"35k": 16e-3, "218k": 4e-3, "1m": 4e-3}  # sizes, and their learning rates
@@ -153,18 +153,19 @@ def main():
                 ]
                 yield row(source, "FLAC", data, *lengths, start)
         start = time.perf_counter()
-        picture = given["photographs"]["pictures"][0][: FEW // 128]
-        few = compressors.image(picture) | {"xz": compressors.xz(picture.tobytes())}
-        for name, packed in few.items():
-            yield row(
-                "photographs, few", name, picture.tobytes(), len(packed), None, start
-            )
-        samples = given["music"]["data"][:FEW]
-        as_array = np.frombuffer(samples, np.uint8)
-        packed = compressors.flac(as_array, given["music"]["rate"])
-        few = {"FLAC": packed, "xz": compressors.xz(samples)}
-        for name, packed in few.items():
-            yield row("music, few", name, samples, len(packed), None, start)
+        for source in ("photographs", "music"):
+            few = given[source]["data"][:FEW]
+            packed = {"xz": len(compressors.xz(few))}
+            if source == "music":
+                samples = np.frombuffer(few, np.uint8)
+                packed["FLAC"] = len(compressors.flac(samples, given[source]["rate"]))
+            else:
+                pictures = given[source]["pictures"][: FEW // 8192]
+                assert few == b"".join(p.tobytes() for p in pictures)
+                found = [compressors.image(p) for p in pictures]
+                packed |= {name: sum(len(f[name]) for f in found) for name in found[0]}
+            for name, length in packed.items():
+                yield row(f"{source}, few", name, few, length, None, start)
 
     def mixing():
         for source, about in given.items():
@@ -224,20 +225,20 @@ def main():
             parts = pieces(source, data)
             if source in ("photographs", "music"):
                 bits = [
-                    neural.code_lengths(model, list(p), CHUNK, only=byte)[0]
-                    .sum()
-                    .item()
+                    neural.code_lengths(model, list(p), CHUNK, only=byte)[0].sum()
                     for p in parts
                 ]
-                lengths = [math.ceil(sum(bits) / 8)] * 2
+                lengths = [math.ceil(sum(bits).item() / 8)] * 2
                 yield row(source, "SmolLM2", data, *lengths, start, size)
-                start, some = time.perf_counter(), data[:FEW]
-                places = ["0123456789 ".index(c) for v in some for c in f"{v} "]
-                bits, _ = neural.code_lengths(model, places, CHUNK, only=figures)
+                few, start = data[:FEW], time.perf_counter()
+                length = math.ceil(sum(bits[: FEW // CHUNK]).item() / 8)
+                more = None, start, size
+                yield row(f"{source}, few", "SmolLM2", few, length, *more)
+                places = ["0123456789 ".index(c) for v in few for c in f"{v} "]
+                bits, _ = neural.code_lengths(model, places, CONTEXT, only=figures)
                 length = math.ceil(bits.sum().item() / 8)
-                yield row(
-                    source, "SmolLM2, as numbers", some, length, None, start, size
-                )
+                for name in (source, f"{source}, few"):
+                    yield row(name, "SmolLM2, as numbers", few, length, *more)
                 continue
             tokens = [tokenizer.encode(p.decode()).ids for p in (data, *parts)]
             bits = [

@@ -22,6 +22,7 @@ from mlbook.coding.arithmetic import (
     exact_code,
     interval,
     quantise,
+    sample,
     shortest_number,
     shortest_word,
 )
@@ -283,6 +284,48 @@ def test_decoding_gives_what_was_encoded_in_as_many_bits_as_the_model_says(
     rng = np.random.default_rng(seed)
     model = random_model(kind, size, rng)
     check_round_trip(random_message(size, length, rng), model)
+
+
+def test_what_is_drawn_comes_as_often_as_the_model_says():
+    table = np.array([[1, 3], [4, 1], [1, 1]])  # after 0, after 1, at the beginning
+    model = Conditional(lambda past: table[past[-1] if past else 2], 2)
+    drawn = np.array(sample(model, 20_000, np.random.default_rng(0).bytes(4000)))
+    for last, expected in enumerate((3 / 4, 1 / 5)):
+        after = drawn[1:][drawn[:-1] == last]
+        assert after.mean() == pytest.approx(expected, abs=0.02)
+
+
+def test_noise_is_the_code_of_what_is_drawn_from_it():
+    model, noise = Static([1, 2, 5]), np.random.default_rng(1).bytes(200)
+    drawn = sample(model, 900, noise)
+    data = encode(drawn, model)
+    assert data[: len(data) - 6] == noise[: len(data) - 6]
+    with pytest.raises(ValueError, match="900 symbols take .* got 100 bytes"):
+        sample(model, 900, noise[:100])
+    with pytest.raises(ValueError, match="symbol 0 is 3"):
+        sample(model, 1, noise, [3])
+
+
+def test_the_past_of_what_is_drawn_is_heard():
+    model = Conditional(lambda past: np.eye(3)[(past[-1] + 1) % 3 if past else 0], 3)
+    assert sample(model, 4, bytes(range(16)), [1]) == [2, 0, 1, 2]
+
+
+@pytest.mark.parametrize("size", [2, 3, 20])
+def test_learning_costs_half_a_logarithm_for_each_free_probability(size):
+    """Krichevsky and Trofimov 1981: with counts that begin at one half."""
+    rng = np.random.default_rng(size)
+    p = rng.dirichlet(np.full(size, 5.0))
+    more = {}
+    for n in (1000, 4000):
+        message = rng.choice(size, n, p=p)
+        halves = Counts(size)
+        halves.counts -= 0.5
+        halves.start = lambda first=halves: first
+        often = np.bincount(message, minlength=size) / n
+        best = -n * np.sum(often * np.log2(np.maximum(often, 1e-300)))
+        more[n] = code_length(message, halves) - best
+    assert more[4000] - more[1000] == pytest.approx(size - 1, rel=0.15)
 
 
 def test_a_vocabulary_of_a_language_model():
@@ -691,6 +734,22 @@ def test_what_a_mixture_draws_is_what_its_code_would_be_noise_for():
     data = Mix(TEXT).encode(drawn)
     assert 20 < len(data) < 300 and data[:-5] == noise[: len(data) - 5]
     assert drawn != Mix(TEXT).generate(300, noise[::-1])
+
+
+@pytest.mark.parametrize("heard", [[0], [8], [1, 3], range(9)])
+def test_a_mixture_that_hears_some_contexts_decodes_what_it_encodes(heard):
+    data = Mix(heard=heard).encode(TEXT)
+    assert Mix(heard=heard).decode(data, len(TEXT)) == TEXT
+    if len(heard) < 9:
+        assert len(data) > len(Mix().encode(TEXT))
+        with pytest.raises(ValueError, match="the model is not the one that encoded"):
+            Mix().decode(data, len(TEXT))
+
+
+@pytest.mark.parametrize("heard", [[], [9], [-1], [0, 12]])
+def test_contexts_that_are_not_there_are_refused(heard):
+    with pytest.raises(ValueError, match="heard must be some of 0 to 8"):
+        Mix(heard=heard)
 
 
 @pytest.fixture

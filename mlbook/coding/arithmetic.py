@@ -296,6 +296,28 @@ def decode(data: bytes, model: Model, length: int) -> list[int]:
     return symbols
 
 
+def sample(
+    model: Model, length: int, noise: bytes, past: Iterable[int] = ()
+) -> list[int]:
+    """`length` symbols drawn from the model after `past`: what its decoder makes of random bytes.
+
+    Raises:
+        ValueError: the noise is too short for so many; a symbol of `past` is out of range, or as `encode`.
+    """
+    state, decoder, symbols = model.start(), Decoder(noise), []
+    for symbol in check_symbols(past, model.size):
+        state.predict()
+        state.update(symbol)
+    for _ in range(check_count("length", length, 0)):
+        symbols.append(decoder.pop(_frequencies(state, model.size)))
+        state.update(symbols[-1])
+    if decoder.read > 8 * len(noise):
+        raise ValueError(
+            f"{length} symbols take {decoder.read} random bits, got {len(noise)} bytes"
+        )
+    return symbols
+
+
 def code_length(symbols: Iterable[int], model: Model, quantised: bool = False) -> float:
     """−Σ log₂ p(symbol | those before) in bits: what no coder with this model falls below on average.
 

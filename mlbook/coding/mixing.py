@@ -6,6 +6,7 @@ a decoder learns exactly what the encoder learnt.
 
 import copy
 import functools
+from collections.abc import Iterable
 from decimal import Decimal, localcontext
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ class Memory(NamedTuple):
     seen: np.ndarray
     history: np.ndarray
     followed: np.ndarray
+    heard: np.ndarray  # which contexts have a say, and, last, the match
     by_known: np.ndarray
     by_bits: np.ndarray
     by_byte: np.ndarray
@@ -59,15 +61,26 @@ class Mix:
 
     Each context of each length counts which bits followed it. Its probability goes into a weighted sum on the logistic
     scale, and after each bit the weights take a step down the gradient of its code length (Mahoney 2005).
+
+    Args:
+        text: what it has seen before the first byte.
+        heard: the contexts that have a say: 0 to 5 for as many bytes, 6 for the word so far, 7 for it and the word before,
+            8 for the match with earlier text.
+    Raises:
+        ValueError: another number in `heard`, or none.
     """
 
-    def __init__(self, text: bytes = b""):
+    def __init__(self, text: bytes = b"", heard: Iterable[int] = range(ORDERS + 1)):
+        heard = sorted(set(heard))
+        if not heard or not set(heard) <= set(range(ORDERS + 1)):
+            raise ValueError(f"heard must be some of 0 to {ORDERS}, got {heard}")
         weight = 1 << 14
         self.memory = Memory(
             np.full((ORDERS, SLOTS), 1 << 15, np.uint16),
             np.zeros((ORDERS, SLOTS), np.uint8),
             np.ones((ORDERS, SLOTS), np.uint8),
             np.full((ORDERS, 256), 1 << 15, np.int64),
+            np.isin(np.arange(ORDERS + 1), heard),
             np.full((ORDERS + 1, INPUTS), weight, np.int64),
             np.full((256, INPUTS), weight, np.int64),
             np.zeros((256, INPUTS), np.int64),
@@ -209,10 +222,11 @@ def _predict(history, so_far, memory, stretch, squash, contexts, slots, inputs):
         hashed = (contexts[k] + so_far * 0x9E3779B1) * 0x2545F491 & 0xFFFFFFFFFF
         slots[k] = (hashed >> 12) % SLOTS
         p, n = memory.p[k, slots[k]], memory.seen[k, slots[k]]
-        inputs[2 * k] = stretch[p >> 4] if n else 0
+        said = n > 0 and memory.heard[k]
+        inputs[2 * k] = stretch[p >> 4] if said else 0
         followed = memory.followed[k, memory.history[k, slots[k]]]
-        inputs[2 * k + 1] = stretch[followed >> 4] if n else 0
-        known += n > 0
+        inputs[2 * k + 1] = stretch[followed >> 4] if said else 0
+        known += said
     now = memory.now
     expected = -1
     if now[2]:
@@ -221,7 +235,7 @@ def _predict(history, so_far, memory, stretch, squash, contexts, slots, inputs):
         if byte >> (9 - width) == so_far:
             expected = (byte >> (8 - width)) & 1
     inputs[2 * ORDERS] = 0
-    if expected >= 0:
+    if expected >= 0 and memory.heard[ORDERS]:
         sure = stretch[memory.match[now[2]] >> 4]
         inputs[2 * ORDERS] = sure if expected else -sure
     inputs[2 * ORDERS + 1] = 256
