@@ -2,8 +2,13 @@
 
 import itertools
 import math
+import os
 import re
+import shutil
+import subprocess
+import sys
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -284,6 +289,72 @@ def test_decoding_gives_what_was_encoded_in_as_many_bits_as_the_model_says(
     rng = np.random.default_rng(seed)
     model = random_model(kind, size, rng)
     check_round_trip(random_message(size, length, rng), model)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.float16, np.int64])
+def test_huffman_adds_up_weights_of_any_type(kind):
+    weights = np.array([100, 100, 50, 50, 6], kind)
+    if kind is np.int64:
+        weights *= 2**55
+    given = dict(zip("abcde", weights, strict=True))
+    plain = {letter: int(w) for letter, w in given.items()}
+    assert codes.huffman(given) == codes.huffman(plain)
+
+
+def test_entropy_of_large_numbers_and_of_mappings():
+    assert codes.entropy(np.array([60000, 60000], np.float16)) == 1
+    assert codes.entropy([1e308] * 4) == codes.entropy([2**1100] * 4) == 2
+    assert codes.entropy({1: 100, 2: 300}) == codes.entropy([100, 300])
+
+
+def test_a_symbol_without_a_part_cannot_be_pushed():
+    with pytest.raises(ValueError, match="symbol 1 has frequency 0"):
+        Encoder().push(1, np.array([1 << PRECISION, 0]))
+
+
+@pytest.mark.parametrize("bits, ones", [
+    ([0, 1], [1, 0]),
+    ([0, 1], [1, 65536]),
+    ([0, 2], [1, 1]),
+    ([0, 1], [1]),
+    ([0, 1], [0.5, 0.5]),
+])  # fmt: skip
+def test_bits_that_are_none_and_chances_that_are_none_are_refused(bits, ones):
+    with pytest.raises(ValueError, match="integers from"):
+        fast.encode_bits(np.array(bits), np.array(ones))
+
+
+def test_the_fast_coder_takes_what_the_other_takes():
+    weights = [1, 2, 5]
+    for message in ([], b"\0\1\2", [0, 1, 2, 2], (2, 0)):
+        data = fast.encode(message, weights)
+        assert data == encode(message, Static(weights))
+        for form in (data, bytearray(data), memoryview(data)):
+            back = fast.decode(form, weights, len(message)).tolist()
+            assert back == decode(form, Static(weights), len(message)) == list(message)
+    for function in (fast.decode, lambda data, w, n: decode(data, Static(w), n)):
+        with pytest.raises(TypeError, match="bytes-like"):
+            function(5, weights, 0)
+
+
+def test_compiled_code_is_kept_for_these_sources_alone(tmp_path):
+    """Numba itself would keep a coder whose precision was changed in another file."""
+    source = Path(fast.__file__).parent
+    package = tmp_path / "mlbook"
+    shutil.copytree(
+        source.parent, package, ignore=shutil.ignore_patterns("__pycache__")
+    )
+    run = "from mlbook.coding import fast; print(fast.encode([0, 1, 1] * 9, [1, 2]).hex())"
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    env.pop("NUMBA_CACHE_DIR", None)
+    found = []
+    for check in (22, 12):
+        path = package / "coding/arithmetic.py"
+        path.write_text(path.read_text().replace("CHECK = 22", f"CHECK = {check}"))
+        found.append(
+            subprocess.check_output([sys.executable, "-c", run], env=env, cwd=tmp_path)
+        )
+    assert len(found[1]) < len(found[0])
 
 
 def test_what_is_drawn_comes_as_often_as_the_model_says():

@@ -286,6 +286,19 @@ def test_wider_samples_and_more_channels_are_refused(tmp_path, shape):
         compressors.sound(path)
 
 
+def test_a_cut_sound_is_refused(tmp_path):
+    path = wav(tmp_path / "a.wav", bytes(1000))
+    whole = path.read_bytes()
+    for wrong, message in (
+        (whole[:-300], "is cut: 700 of 1000"),
+        (b"", "no WAV"),
+        (b"<html>" * 20, "no WAV"),
+    ):
+        path.write_bytes(wrong)
+        with pytest.raises(ValueError, match=message):
+            compressors.sound(path)
+
+
 # --- Pieces --------------------------------------------------------------------------------------
 
 

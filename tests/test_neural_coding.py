@@ -98,7 +98,7 @@ def fixed(*logits):
         def forward(self, tokens):
             return self.row.expand(1, tokens.shape[1], -1)
 
-    return Fixed()
+    return Fixed().eval()
 
 
 def test_tokens_that_are_as_likely_do_not_count_in_a_rank():
@@ -202,6 +202,35 @@ def test_two_walks_do_not_disturb_each_other(tiny):
     assert (other.predict() == expected).all()
 
 
+def test_asking_twice_or_not_at_all_changes_nothing(tiny):
+    asked, silent = (
+        LanguageModel(tiny, window=4).start(),
+        LanguageModel(tiny, window=4).start(),
+    )
+    for token in random_tokens(9):
+        asked.predict()
+        asked.predict()
+        asked.update(token)
+        silent.update(token)
+    assert (asked.predict() == silent.predict()).all()
+
+
+def test_a_model_in_training_mode_is_refused(tiny):
+    tiny.train()
+    try:
+        for use in (LanguageModel, lambda model: code_lengths(model, [1, 2])):
+            with pytest.raises(ValueError, match="in training mode"):
+                use(tiny)
+    finally:
+        tiny.eval()
+
+
+@pytest.mark.parametrize("logits", [(math.nan, 1.0), (-math.inf, -math.inf)])
+def test_a_model_that_says_nothing_is_refused(logits):
+    with pytest.raises(ValueError, match="NaN for token 0"):
+        code_lengths(fixed(*logits), [1, 0])
+
+
 def test_another_window_or_beginning_does_not_decode(tiny):
     tokens = random_tokens(20)
     data = arithmetic.encode(tokens, LanguageModel(tiny, window=8))
@@ -221,30 +250,36 @@ HERE = {"model": "a", "software": "b", "processor": "c", "threads": "1"}
 @example(neural.MAGIC, 2**32 - 1)
 def test_what_is_sealed_is_opened(payload, length):
     data = neural.seal(payload, length, HERE)
-    assert len(data) == neural.HEADER + len(payload) == 17 + len(payload)
+    assert len(data) == neural.HEADER + len(payload) == 20 + len(payload)
     assert neural.open_sealed(data, dict(reversed(HERE.items()))) == (payload, length)
 
 
 @pytest.mark.parametrize("field", HERE)
 def test_each_surrounding_that_differs_is_named(field):
     data = neural.seal(b"payload", 7, HERE)
-    message = f"made with another {field}; here it is elsewhere, and"
+    message = f"made with another {field}; here it is 77, and"
     with pytest.raises(ValueError, match=message):
-        neural.open_sealed(data, HERE | {field: "elsewhere"})
+        neural.open_sealed(data, HERE | {field: "77"})
 
 
-def test_every_bit_of_the_fingerprint_counts():
+def test_every_number_of_threads_is_another():
+    sealed = [neural.seal(b"", 0, HERE | {"threads": str(n)}) for n in range(1, 1025)]
+    assert len(set(sealed)) == 1024
+
+
+def test_every_bit_of_the_beginning_counts():
+    """The length, too: a longer one would send the decoder on its way."""
     data = neural.seal(b"payload", 7, HERE)
-    for bit in range(8 * (neural.HEADER - 4)):
+    for bit in range(8 * neural.HEADER):
         wrong = bytearray(data)
         wrong[bit // 8] ^= 1 << bit % 8
-        with pytest.raises(ValueError, match="do not begin as|made with another"):
+        with pytest.raises(ValueError, match=r"do not begin as|message is damaged"):
             neural.open_sealed(bytes(wrong), HERE)
 
 
 def test_what_is_no_message_is_refused():
     data = neural.seal(b"", 0, HERE)
-    for wrong in (*(data[:n] for n in range(17)), b"LMC2" + data[4:], b"\0" + data):
+    for wrong in (*(data[:n] for n in range(20)), b"LMC2" + data[4:], b"\0" + data):
         with pytest.raises(ValueError, match="do not begin as a message of a language"):
             neural.open_sealed(wrong, HERE)
     assert neural.open_sealed(data, HERE) == (b"", 0)

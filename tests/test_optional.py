@@ -1,6 +1,8 @@
 """Packages that are there and broken look as if they were not there; texts to train on are what they say."""
 
+import http.client
 import importlib.util
+import io
 import subprocess
 import sys
 import zipfile
@@ -73,6 +75,24 @@ def test_enwik8_takes_nothing_else(tmp_path):
         archive.writestr("enwik8", "something else")
     with pytest.raises(ValueError, match="a1fa5ffddb56f4953e226637dabbb36a"):
         corpora.enwik8(tmp_path)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("enwik8", bytes(1000))
+    data = bytearray(packed.getvalue())
+    data[36] = 0xFF  # in the stream itself
+    (tmp_path / "enwik8.zip").write_bytes(data)
+    with pytest.raises(ValueError, match="is not the archive of enwik8"):
+        corpora.enwik8(tmp_path)
+
+
+def test_enwik8_cut_off_on_its_way_is_an_error_of_the_network(tmp_path, monkeypatch):
+    def cut(*_, **__):
+        raise http.client.IncompleteRead(b"half", 9)
+
+    monkeypatch.setattr("urllib.request.urlopen", cut)
+    with pytest.raises(OSError, match="cannot be fetched: IncompleteRead"):
+        corpora.enwik8(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_side_by_side_keeps_order_and_threads():

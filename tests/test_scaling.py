@@ -170,6 +170,21 @@ def test_what_no_law_can_be_fitted_to_is_refused(fit):
             runs[which][3] = wrong
             with pytest.raises(ValueError, match="must be positive and finite"):
                 fit(*runs)
+    with pytest.raises(ValueError, match="no model needs 1200 bits a byte"):
+        fit(N, D, np.full(len(N), 1200.0))
+    for one in ((np.full_like(N, 1e4), D), (N, np.full_like(D, 1e6))):
+        with pytest.raises(ValueError, match="several sizes and several lengths"):
+            fit_law(*one, bits)
+    for p in (0, -1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="p must be positive and finite"):
+            fit(N, D, bits, p=p)
+
+
+@pytest.mark.parametrize("wrong", [0, -1.0, math.nan, math.inf])
+def test_a_law_asked_for_nothing_or_everything_refuses(wrong):
+    for ask in (TRUE.best, TRUE.smallest, lambda bits: TRUE.smallest(1e6, bits)):
+        with pytest.raises(ValueError, match="must be positive and finite"):
+            ask(wrong)
 
 
 def test_no_draws_are_refused():
@@ -192,6 +207,8 @@ def test_best_keeps_the_rate_that_was_best_where_rates_are_chosen():
     kept = scaling.best(rows)
     assert kept == {("11k", 1): rows[1], ("11k", 2): rows[2], ("35k", 1): rows[3]}
     assert scaling.best(rows[::-1]) == kept and scaling.best([]) == {}
+    diverged = row("11k", 1, 0.8, math.nan, math.nan)
+    assert scaling.best([diverged, *rows]) == scaling.best([*rows, diverged]) == kept
 
 
 # --- Trainings -----------------------------------------------------------------------------------

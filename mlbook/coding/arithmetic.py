@@ -2,7 +2,7 @@
 
 A *model* gives the distribution of the next symbol from those before. It has a `size`, the number of symbols, and
 `start()`, which returns a fresh state with two methods: `predict()`, `size` numbers in proportion to the probabilities
-(floats, integers or fractions), and `update(symbol)`. `Conditional` and `Static` make one of a function and of a table.
+(floats, integers or fractions), as often as it is asked, and `update(symbol)`. `Conditional` and `Static` make one of a function and of a table.
 """
 
 import itertools
@@ -163,12 +163,18 @@ class Encoder:
         self.bits, self.pending, self.seen = [], 0, 0
 
     def push(self, symbol: int, frequencies: np.ndarray) -> None:
-        """Narrow the interval to the part of `symbol`; frequencies: of `quantise`."""
+        """Narrow the interval to the part of `symbol`; frequencies: of `quantise`.
+
+        Raises:
+            ValueError: the symbol has no part.
+        """
+        if frequencies[symbol] < 1:
+            raise ValueError(f"symbol {symbol} has frequency {frequencies[symbol]}")
         self.seen = zlib.crc32(int(symbol).to_bytes(4, "little"), self.seen)
         self._narrow(int(frequencies[:symbol].sum()), int(frequencies[symbol]))
 
     def finish(self) -> bytes:
-        """What has been written, a check of 22 bits, and as many as fill a byte."""
+        """What has been written, a check of 22 bits, and as many as fill a byte. Once."""
         part = PRECISION - CHECK
         self._narrow((self.seen % (1 << CHECK)) << part, 1 << part)
         self._write(1)  # one half lies inside, whatever the interval is
@@ -208,7 +214,7 @@ class Decoder:
 
     def __init__(self, data: bytes):
         self.low, self.width, self.pending, self.seen = 0, 1 << REGISTER, 0, 0
-        self.data, self.read = bytes(data), REGISTER
+        self.data, self.read = memoryview(data).tobytes(), REGISTER
         head = int.from_bytes(self.data[:8].ljust(8, b"\0"), "big")
         self.value = head >> (64 - REGISTER)
 
@@ -306,7 +312,6 @@ def sample(
     """
     state, decoder, symbols = model.start(), Decoder(noise), []
     for symbol in check_symbols(past, model.size):
-        state.predict()
         state.update(symbol)
     for _ in range(check_count("length", length, 0)):
         symbols.append(decoder.pop(_frequencies(state, model.size)))

@@ -9,12 +9,16 @@ from mlbook.common.checks import check_count
 
 
 def entropy(weights: Iterable[float]) -> float:
-    """−Σ p log₂ p in bits, of `weights` divided by their sum; a weight of 0 adds nothing.
+    """−Σ p log₂ p in bits, of `weights` (a mapping's values) divided by their sum; a weight of 0 adds nothing.
 
     Raises:
         ValueError: a weight is negative, NaN or infinite, or none is positive.
     """
+    if isinstance(weights, Mapping):
+        weights = weights.values()
     weights = check_weights(weights)
+    most = max(weights)  # the sum of huge ones would overflow
+    weights = [w / most for w in weights]
     total = math.fsum(weights)
     shares = [w / total for w in weights]
     return math.fsum(-p * math.log2(p) for p in shares if p)
@@ -51,8 +55,10 @@ def huffman(weights: Mapping) -> dict:
     Raises:
         ValueError: there are no symbols, or a weight is negative or not finite.
     """
-    check_weights(weights.values())
-    heap = [(w, i, {symbol: ""}) for i, (symbol, w) in enumerate(weights.items())]
+    plain = check_weights(weights.values())
+    heap = [
+        (w, i, {s: ""}) for i, (s, w) in enumerate(zip(weights, plain, strict=True))
+    ]
     heapq.heapify(heap)
     while len(heap) > 1:
         (a, i, zeros), (b, _, ones) = heapq.heappop(heap), heapq.heappop(heap)
@@ -68,8 +74,8 @@ def is_prefix_free(words: Iterable[str]) -> bool:
 
 
 def check_weights(weights: Iterable[float]) -> list[float]:
-    """`weights` as a list, if each is finite and not negative and one is positive."""
-    weights = list(weights)
+    """`weights` as a list of Python's numbers, if each is finite and not negative and one is positive."""
+    weights = [w.item() if hasattr(w, "item") else w for w in weights]
     wrong = [w for w in weights if not 0 <= w < math.inf]
     if wrong or not any(weights):
         raise ValueError(

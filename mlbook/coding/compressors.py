@@ -1,4 +1,4 @@
-"""The compressors that people use, each from bytes to bytes and at its strongest."""
+"""The compressors that people use, each from bytes to bytes, with the strongest of its usual settings."""
 
 import bz2
 import io
@@ -16,7 +16,7 @@ Compressor = Callable[[bytes], bytes]
 
 
 def general() -> dict[str, Compressor]:
-    """For any bytes: gzip -9, bzip2 -9, xz -9e, zstd --ultra -22, brotli -q 11 -w 24, PPMd of order 16 in 64 MB.
+    """For any bytes: gzip -9, bzip2 -9, xz -9e, zstd --ultra -22, brotli -q 11 -w 24, PPMd of order 16 in 256 MB.
 
     Raises:
         ModuleNotFoundError: zstandard, brotli or pyppmd is not installed.
@@ -31,7 +31,7 @@ def general() -> dict[str, Compressor]:
         "xz": xz,
         "zstd": lambda data: zstandard.ZstdCompressor(22).compress(data),
         "brotli": lambda data: brotli.compress(data, quality=11, lgwin=24),
-        "PPMd": lambda data: pyppmd.compress(data, max_order=16, mem_size=64 << 20),
+        "PPMd": lambda data: pyppmd.compress(data, max_order=16, mem_size=256 << 20),
     }
 
 
@@ -100,13 +100,21 @@ def sound(path: str | Path) -> tuple[np.ndarray, int]:
     """A WAV file of eight bits and one channel: (n,) uint8, and samples a second.
 
     Raises:
-        ValueError: it has more of either.
+        ValueError: it has more of either, is cut, or is no such file.
     """
-    with wave.open(str(path)) as file:
+    try:
+        file = wave.open(str(path))
+    except (wave.Error, EOFError) as error:
+        raise ValueError(f"{path} is no WAV file: {error!r}") from error
+    with file:
         shape = file.getsampwidth(), file.getnchannels()
         if shape != (1, 1):
             raise ValueError(f"{path} has (bytes, channels) {shape}, not (1, 1)")
         data = np.frombuffer(file.readframes(file.getnframes()), np.uint8)
+        if len(data) != file.getnframes():
+            raise ValueError(
+                f"{path} is cut: {len(data)} of {file.getnframes()} samples"
+            )
         return data, file.getframerate()
 
 

@@ -1,8 +1,10 @@
 """The integer coder compiled, for models whose numbers are at hand: the same bytes as `arithmetic.encode`, a hundred times
 sooner."""
 
+import hashlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -21,19 +23,41 @@ from mlbook.coding.arithmetic import (
 from mlbook.common.checks import check_count
 
 LOOK = 12  # bits of a number that say where in a table to begin
-jit = numba.njit(cache=True, nogil=True, error_model="numpy")
+HERE = Path(__file__).parent
+SOURCES = [HERE / f"{name}.py" for name in ("arithmetic", "fast", "mixing")]
+KEPT = hashlib.sha256(b"".join(path.read_bytes() for path in SOURCES)).hexdigest()
 
 
-def encode(symbols: np.ndarray, weights: Sequence) -> bytes:
+def jit(function: Callable | None = None, **options):
+    """Compiled by Numba, and kept beside the sources as long as none of them changes: Numba looks only at the file in
+    which the function stands, not at what it calls or takes from others."""
+    if function is None:
+        return lambda function: jit(function, **options)
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = before or str(HERE / "__pycache__" / KEPT[:12])
+    try:
+        return numba.njit(cache=True, **options)(function)
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+freely = jit(nogil=True, error_model="numpy")
+
+
+def encode(symbols: Sequence[int], weights: Sequence) -> bytes:
     """What `arithmetic.encode(symbols, Static(weights))` gives.
 
     Args:
-        symbols: (n,) integers.
+        symbols: (n,) integers, or bytes.
     Raises:
         ValueError: as there.
     """
     frequencies = quantise(weights)
+    if isinstance(symbols, bytes | bytearray):
+        symbols = np.frombuffer(symbols, np.uint8)
     symbols = np.asarray(symbols)
+    if not symbols.size:
+        symbols = symbols.astype(np.int64)
     wrong = symbols.dtype.kind not in "iu" or symbols.ndim != 1
     if wrong or (symbols < 0).any() or (symbols >= len(frequencies)).any():
         list(check_symbols(symbols.tolist(), len(frequencies)))
@@ -45,7 +69,19 @@ def encode(symbols: np.ndarray, weights: Sequence) -> bytes:
 
 
 def encode_bits(bits: np.ndarray, ones: np.ndarray) -> bytes:
-    """What `arithmetic.encode(bits, model)` gives, with a model in which bit i is 1 with probability `ones[i]`/2**16."""
+    """What `arithmetic.encode(bits, model)` gives, with a model in which bit i is 1 with probability `ones[i]`/2**16.
+
+    Args:
+        bits, ones: (n,) integers; `ones` from 1 to 2**16 - 1.
+    Raises:
+        ValueError: they are not.
+    """
+    for name, row, least, most in (("bits", bits, 0, 1), ("ones", ones, 1, 65535)):
+        good = row.dtype.kind in "iu" and row.shape == (len(bits),)
+        if not good or ((row < least) | (row > most)).any():
+            raise ValueError(
+                f"{name} are ({len(bits)},) integers from {least} to {most}, got {row.dtype} {row.shape}: {row}"
+            )
     ones = ones.astype(np.int64) << (PRECISION - 16)
     zeros = (1 << PRECISION) - ones
     starts, sizes = np.where(bits, zeros, 0), np.where(bits, ones, zeros)
@@ -60,7 +96,7 @@ def _finish(symbols, places, starts, sizes) -> bytes:
     return out[:n].tobytes()
 
 
-@jit
+@freely
 def _write(places, starts, sizes, out):
     """Narrow to the part at each of `places` of the table, and at last to the table's last, which is the check."""
     low, width, pending = 0, 1 << REGISTER, 0
@@ -96,7 +132,7 @@ def _write(places, starts, sizes, out):
     return n - (32 - many) // 8
 
 
-@numba.njit(cache=True, inline="always")
+@jit(inline="always")
 def _put(held, many, n, out, bits, count):
     """`count` < 32 more bits; four bytes are written when they are full."""
     held, many = held << count | bits, many + count
@@ -110,7 +146,7 @@ def _put(held, many, n, out, bits, count):
     return held, many, n
 
 
-@jit
+@freely
 def shifts(low, width):
     """How often the interval is doubled because its numbers share their first bit (E1, E2), and then because they begin
     01 or 10 (E3)."""
@@ -138,7 +174,7 @@ def decode(data: bytes, weights: Sequence, length: int) -> np.ndarray:
     Raises:
         ValueError: as there.
     """
-    ends = quantise(weights).cumsum()
+    ends, data = quantise(weights).cumsum(), memoryview(data).tobytes()
     symbols = np.zeros(check_count("length", length, 0), np.int64)
     registers = open_registers(data)
     first = ends.searchsorted(np.arange(1 << LOOK) << (PRECISION - LOOK), side="right")
@@ -163,7 +199,7 @@ def close(data: bytes, registers: np.ndarray, symbols: np.ndarray) -> None:
     decoder.finish()
 
 
-@jit
+@freely
 def _read(data, registers, ends, first, symbols):
     for i in range(len(symbols)):
         target = (registers[2] - registers[0]) // (registers[1] >> PRECISION)
@@ -177,7 +213,7 @@ def _read(data, registers, ends, first, symbols):
         symbols[i] = symbol
 
 
-@jit
+@freely
 def narrow(registers, data, start, size):
     """`arithmetic.Decoder._narrow` on the numbers of `open_registers`."""
     low, width, value, read, pending = registers
@@ -206,7 +242,7 @@ def narrow(registers, data, start, size):
     registers[:] = low, width, value + have, read, pending
 
 
-@jit
+@freely
 def pop_bit(registers, data, one):
     """The next bit, which is 1 with probability `one`/2**16."""
     target = (registers[2] - registers[0]) // (registers[1] >> PRECISION)

@@ -60,7 +60,8 @@ class Mix:
     """A model of bytes that has seen `text`, and learns from every byte that it codes.
 
     Each context of each length counts which bits followed it. Its probability goes into a weighted sum on the logistic
-    scale, and after each bit the weights take a step down the gradient of its code length (Mahoney 2005).
+    scale, and after each bit the weights take a step down the gradient of its code length (Mahoney 2005). It is for one
+    thread at a time.
 
     Args:
         text: what it has seen before the first byte.
@@ -93,6 +94,7 @@ class Mix:
 
     def learn(self, text: bytes) -> np.ndarray:
         """See `text`; what was said of its bits before each was seen: p(1)·2¹⁶, (8 · len(text),)."""
+        text = memoryview(text).tobytes()
         history = np.frombuffer(self.text + text, np.uint8)
         ones = np.zeros(8 * len(text), np.int64)
         _learn(history, len(self.text), self.memory, *tables(), ones)
@@ -145,7 +147,7 @@ class Mix:
         return copy.deepcopy(self)
 
 
-@fast.jit
+@fast.freely
 def _learn(history, start, memory, squash, stretch, share, ones):
     contexts, slots = np.zeros(ORDERS, np.int64), np.zeros(ORDERS, np.int64)
     inputs = np.zeros(INPUTS, np.int64)
@@ -162,7 +164,7 @@ def _learn(history, start, memory, squash, stretch, share, ones):
             so_far = 2 * so_far + bit
 
 
-@fast.jit
+@fast.freely
 def _decode(history, start, memory, squash, stretch, share, registers, data):
     contexts, slots = np.zeros(ORDERS, np.int64), np.zeros(ORDERS, np.int64)
     inputs = np.zeros(INPUTS, np.int64)
@@ -179,7 +181,7 @@ def _decode(history, start, memory, squash, stretch, share, registers, data):
         history[i] = so_far & 255
 
 
-@fast.jit
+@fast.freely
 def _look(history, i, memory, contexts):
     """Hash the contexts of byte `i`, and find what followed its last six bytes before."""
     now, places = memory.now, memory.places
@@ -214,7 +216,7 @@ def _look(history, i, memory, contexts):
         places[slot] = i
 
 
-@fast.jit
+@fast.freely
 def _predict(history, so_far, memory, stretch, squash, contexts, slots, inputs):
     """p(1)·2¹⁶ of the next bit, with what `_update` needs."""
     known = 0
@@ -247,7 +249,7 @@ def _predict(history, so_far, memory, stretch, squash, contexts, slots, inputs):
     return min(max(squash[x + 2047], 24), 65536 - 24), (known, so_far, expected)
 
 
-@fast.jit
+@fast.freely
 def _update(bit, one, parts, memory, squash, share, slots, inputs):
     known, so_far, expected = parts
     error = ((bit << 16) - one) * RATE

