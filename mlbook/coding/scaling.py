@@ -205,12 +205,12 @@ def fit_law(
     et al. fit theirs (section 3.3).
 
     Args:
-        n, d, bits: (runs,) parameters, bytes and bits a byte, all positive.
+        n, d, bits: (runs,) parameters, bytes and bits a byte, all positive; E is sought up to 20 bits.
         p: how the two terms are joined; None to fit it, too, between 0.4 and 50.
         near: a law to start from, instead of several.
     Raises:
         ValueError: shapes differ, there are fewer runs than the law has numbers and one, or of one N or D only; some are
-            not positive, or bits are more than 16; `p` is not.
+            not positive; `p` is not.
     """
     from scipy.optimize import least_squares
 
@@ -224,8 +224,6 @@ def fit_law(
         )
     if not all((x > 0).all() and np.isfinite(x).all() for x in (n, d, bits)):
         raise ValueError("parameters, bytes and bits must be positive and finite")
-    if bits.max() > 16:
-        raise ValueError(f"no model needs {bits.max():g} bits a byte: other units?")
     if len(np.unique(n)) < 2 or len(np.unique(d)) < 2:
         raise ValueError("a law needs runs of several sizes and several lengths")
     log_n, log_d = np.log(n), np.log(d)
