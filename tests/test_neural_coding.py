@@ -257,7 +257,8 @@ def test_what_is_sealed_is_opened(payload, length):
 @pytest.mark.parametrize("field", HERE)
 def test_each_surrounding_that_differs_is_named(field):
     data = neural.seal(b"payload", 7, HERE)
-    message = f"made with another {field}; here it is 77, and"
+    called = "number of threads" if field == "threads" else field
+    message = f"made with another {called}; here it is 77, and"
     with pytest.raises(ValueError, match=message):
         neural.open_sealed(data, HERE | {field: "77"})
 

@@ -42,6 +42,7 @@ def jit(function: Callable | None = None, **options):
 
 
 freely = jit(nogil=True, error_model="numpy")
+inlined = jit(nogil=True, error_model="numpy", inline="always")
 
 
 def encode(symbols: Sequence[int], weights: Sequence) -> bytes:
@@ -132,7 +133,7 @@ def _write(places, starts, sizes, out):
     return n - (32 - many) // 8
 
 
-@jit(inline="always")
+@inlined
 def _put(held, many, n, out, bits, count):
     """`count` < 32 more bits; four bytes are written when they are full."""
     held, many = held << count | bits, many + count

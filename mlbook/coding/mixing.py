@@ -241,23 +241,36 @@ def _predict(history, so_far, memory, stretch, squash, contexts, slots, inputs):
         sure = stretch[memory.match[now[2]] >> 4]
         inputs[2 * ORDERS] = sure if expected else -sure
     inputs[2 * ORDERS + 1] = 256
+    return _mixed(memory, known, so_far, inputs, squash), (known, so_far, expected)
+
+
+@fast.inlined
+def _mixed(memory, known, so_far, inputs, squash):
+    """p(1)·2¹⁶: the logistic function of the weighted sum."""
     total = 0
     for k in range(INPUTS):
         weight = memory.by_known[known, k] + memory.by_bits[so_far, k]
-        total += (weight + memory.by_byte[now[0], k]) * inputs[k]
+        weight += memory.by_byte[memory.now[0], k]
+        total += weight * inputs[k]
     x = min(max(total >> 17, -2047), 2047)
-    return min(max(squash[x + 2047], 24), 65536 - 24), (known, so_far, expected)
+    return min(max(squash[x + 2047], 24), 65536 - 24)
 
 
-@fast.freely
-def _update(bit, one, parts, memory, squash, share, slots, inputs):
-    known, so_far, expected = parts
+@fast.inlined
+def _step(memory, known, so_far, inputs, bit, one):
+    """The weights, down the gradient."""
     error = ((bit << 16) - one) * RATE
     for k in range(INPUTS):
         step = inputs[k] * error + (1 << 17) >> 18
         memory.by_known[known, k] += step
         memory.by_bits[so_far, k] += step
         memory.by_byte[memory.now[0], k] += step
+
+
+@fast.freely
+def _update(bit, one, parts, memory, squash, share, slots, inputs):
+    known, so_far, expected = parts
+    _step(memory, known, so_far, inputs, bit, one)
     for k in range(ORDERS):
         p, n = np.int64(memory.p[k, slots[k]]), memory.seen[k, slots[k]]
         p += ((bit << 16) - p) * share[n] >> 16

@@ -181,8 +181,9 @@ def open_sealed(data: bytes, where: dict[str, str]) -> tuple[bytes, int]:
     here, body, place = _digests(where), head[len(MAGIC) :], 0
     for name, n in FIELDS.items():
         if body[place : place + n] != here[place : place + n]:
+            called = "number of threads" if name == "threads" else name
             raise ValueError(
-                f"the message was made with another {name}; here it is {where[name]}, and the probabilities may differ "
+                f"the message was made with another {called}; here it is {where[name]}, and the probabilities may differ "
                 "in their last bit, after which everything would decode to something else"
             )
         place += n
