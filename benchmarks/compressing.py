@@ -29,6 +29,7 @@ CHUNK = 2048
 FEW = 1 << 14  # bytes that SmolLM2 gets as numbers, too: two photographs
 WINDOW = 1024  # bytes that the transformers trained here see
 CONTEXT = 4096  # tokens that SmolLM2 sees
+WALKED = 1 << 14  # bytes that SmolLM2 writes and reads back
 TRAINED = {"35k": 16e-3, "218k": 4e-3, "1m": 4e-3}  # sizes, and their learning rates
 PHOTOGRAPHS = ("camera", "astronaut", "coffee", "chelsea")
 BOOK = ("flow-matching", "leveraged-etfs")
@@ -256,11 +257,35 @@ def main():
                 tokens=len(tokens[0]),
             )
 
+    def walked():
+        """Real bytes: each token written and read back one at a time."""
+        model, tokenizer = smollm.load()
+        text = given["Python reference"]["data"][:WALKED].decode(errors="ignore")
+        tokens, data = tokenizer.encode(text).ids, text.encode()
+        coder, where = neural.LanguageModel(model), neural.fingerprint(smollm.path())
+        ideal = neural.code_lengths(model, tokens, coder.window)[0].sum().item()
+        start = time.perf_counter()
+        packed = neural.compress(text, coder, tokenizer, where)
+        middle = time.perf_counter()
+        back = neural.decompress(packed, coder, tokenizer, where) == text
+        yield {
+            "source": "Python reference",
+            "bytes": len(data),
+            "tokens": len(tokens),
+            "message": len(packed),
+            "header": neural.HEADER,
+            "ideal_bits": ideal,
+            "xz": len(compressors.xz(data)),
+            "read_back": back,
+            "seconds": [round(middle - start), round(time.perf_counter() - middle)],
+        }
+
     parts = {
         "classical": classical,
         "mixing": mixing,
         "transformers": transformers,
         "pretrained": pretrained,
+        "walked": walked,
     }
     path, chosen = options.out / "compression-cpu.json", options.parts or parts
     earlier = json.loads(path.read_text()) if path.exists() else {}
