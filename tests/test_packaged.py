@@ -2,10 +2,12 @@
 
 import bz2
 import hashlib
+import json
 import re
 
 import pytest
 
+from mlbook.coding import records
 from mlbook.common import corpora, packaged, smollm
 
 
@@ -71,6 +73,14 @@ def test_a_file_that_was_removed_is_not_found(install, tmp_path):
     (tmp_path / "data/b.png").unlink()
     with pytest.raises(FileNotFoundError, match="pip install --no-deps removed"):
         packaged.file("b.png", "removed")
+
+
+def test_what_was_recorded_is_found_in_an_installed_package(install):
+    install("mlbook", "share/mlbook/results/a-cpu.json", "data/results/b-cpu.json")
+    with pytest.raises(json.JSONDecodeError):  # found, and no JSON
+        records.carried("a-cpu")
+    with pytest.raises(FileNotFoundError, match=r"c-cpu\.json comes with a package"):
+        records.carried("c-cpu")
 
 
 def test_a_damaged_file_is_refused(tmp_path):
