@@ -63,15 +63,13 @@ def main():
         yield from pool(delayed(scaling.train)(*c) for c in left)
 
     def ladder():
-        cells, rows = (
-            [
-                (size, tokens, rate / 1000, 0)
-                for size, rates in RATES.items()
-                for tokens, some in zip(TOKENS, rates, strict=True)
-                for rate in some
-            ],
-            [],
-        )
+        rows = []
+        cells = [
+            (size, tokens, rate / 1000, 0)
+            for size, rates in RATES.items()
+            for tokens, some in zip(TOKENS, rates, strict=True)
+            for rate in some
+        ]
         while cells:
             for row in trainings(cells):
                 rows.append(row)
