@@ -1,0 +1,1 @@
+"""The room of the chapter on preference optimisation: exact optima, losses, pairs, and a task small enough to enumerate."""

@@ -1,0 +1,113 @@
+"""Preferences of the Bradley–Terry model: drawn, fitted, and how exact a fit can be."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mlbook.common.checks import check_count
+
+
+def draw(
+    sampler: Tensor,
+    reward: Tensor,
+    n: int,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """`n` pairs of responses, drawn independently from `sampler`, the preferred one first: p(a ≻ b) = σ(r(a) − r(b)).
+
+    Args:
+        sampler: log-probabilities (responses,), or (prompts, responses): then prompts are drawn evenly.
+        reward: of the same shape.
+    Returns:
+        (n, 3) integers: prompt (0 where there is one), chosen, rejected.
+    Raises:
+        ValueError: shapes differ, or `n` is no whole number of at least 1.
+    """
+    n = check_count("n", n)
+    if sampler.shape != reward.shape:
+        raise ValueError(
+            f"shapes differ: {tuple(sampler.shape)} and {tuple(reward.shape)}"
+        )
+    sampler, reward = torch.atleast_2d(sampler), torch.atleast_2d(reward)
+    prompts = torch.randint(len(sampler), (n,), generator=generator)
+    two = torch.empty(n, 2, dtype=torch.long)
+    for prompt in prompts.unique():
+        mine = (prompts == prompt).nonzero()[:, 0]
+        some = torch.multinomial(
+            sampler[prompt].exp(), 2 * len(mine), replacement=True, generator=generator
+        )
+        two[mine] = some.view(-1, 2)
+    r = reward[prompts[:, None], two]
+    swap = torch.rand(n, generator=generator) > torch.sigmoid(r[:, 0] - r[:, 1])
+    two = torch.where(swap[:, None], two.flip(1), two)
+    return torch.column_stack((prompts, two))
+
+
+def fit(wins: Tensor, ref: Tensor, beta: float) -> Tensor:
+    """The policy that minimises the DPO loss over counted pairs, one free number a response: by Newton's method.
+
+    Args:
+        wins: (responses, responses), how often the row was preferred to the column.
+        ref: log-probabilities of the reference, (responses,).
+    Returns:
+        log-probabilities (responses,).
+    Raises:
+        ValueError: shapes do not fit, or a group of responses never lost to the others: the best policy then gives the
+            rest no probability at all, and no finite numbers do that (Ford 1957).
+    """
+    if wins.shape != (len(ref), len(ref)):
+        raise ValueError(f"wins must be {2 * (len(ref),)}, got {tuple(wins.shape)}")
+    reach = (wins > 0).double() + torch.eye(len(ref), dtype=torch.float64)
+    for _ in range(math.ceil(math.log2(max(2, len(ref))))):
+        reach = ((reach @ reach) > 0).double()
+    if not reach.all():
+        raise ValueError(
+            "some responses never lost to any of the others: the loss has no minimum"
+        )
+    wins, n = wins.double(), wins.sum().double()
+    reward = torch.zeros(len(ref), dtype=torch.float64)
+    loss = lambda r: -(wins * F.logsigmoid(r[:, None] - r[None])).sum() / n
+    for _ in range(200):
+        p = torch.sigmoid(reward[None] - reward[:, None])  # of the other way round
+        gradient = ((wins * p).sum(0) - (wins * p).sum(1)) / n
+        if gradient.abs().max() < 1e-13:
+            break
+        step = _solve(information(wins + wins.T, reward) / n, gradient)
+        size = 1.0
+        while loss(reward - size * step) > loss(reward) and size > 1e-8:
+            size /= 2
+        reward = reward - size * step
+    return (ref + reward / beta).log_softmax(-1)
+
+
+def information(met: Tensor, reward: Tensor) -> Tensor:
+    """Fisher's information about the rewards in pairs that met so often: (responses, responses).
+
+    Args:
+        met: (responses, responses), symmetric: how often each pair met, or with what probability.
+    """
+    p = torch.sigmoid(reward[:, None] - reward[None])
+    weights = met * p * (1 - p)
+    weights = weights - torch.diag(weights.diagonal())
+    return torch.diag(weights.sum(1)) - weights
+
+
+def regret_ahead(sampler: Tensor, ref: Tensor, reward: Tensor, beta: float) -> float:
+    """n · E[objective(π*) − objective(π̂)] as n → ∞, for the π̂ that `fit` finds in n pairs drawn from `sampler`.
+
+    The regret is β KL(π̂‖π*), to second order the variance under π* of the error in the rewards, over 2β; and that error has
+    the inverse of Fisher's information as its covariance.
+    """
+    chance = sampler.double().exp()
+    met = chance[:, None] * chance[None]
+    best = (ref.double() + reward.double() / beta).softmax(-1)
+    curvature = torch.diag(best) - best[:, None] * best[None]
+    fisher = information(met + met.T, reward.double())
+    return float(_solve(fisher, curvature).trace() / (2 * beta))
+
+
+def _solve(fisher: Tensor, right: Tensor) -> Tensor:
+    """fisher⁻¹ right, where a constant added to all rewards changes nothing."""
+    return torch.linalg.solve(fisher + fisher.diagonal().mean(), right)
