@@ -9,6 +9,7 @@ trainings run on a cluster.
 """
 
 import functools
+import importlib
 import itertools
 import json
 
@@ -102,19 +103,23 @@ def main():
     parser = arguments(__doc__, minutes=240)
     parser.add_argument("--jobs", type=int, default=2, help="trainings at once")
     options = parser.parse_args()
+    module = importlib.import_module(
+        "preferring"
+    )  # by name: workers keep what is cached
     pool = Parallel(options.jobs, return_as="generator_unordered")
     record = provenance("joblib")
     path = options.out / "preferring-cpu.json"
     rows = json.loads(path.read_text()) if path.exists() else {}
-    key = lambda r: (
-        *(r["method"], r["labels"], r["beta"], tuple(r["setting"])),
-        r["seed"],
-    )
+
+    def key(row):
+        rest = (row[k] for k in ("method", "labels", "beta"))
+        return (*rest, tuple(row["setting"]), row["seed"])
+
     there = {key(r): r for part in ("methods", "sweep") for r in rows.get(part, [])}
 
     def trained(cells):
         yield from (there[c] for c in cells if c in there)
-        yield from pool(delayed(train)(*c) for c in cells if c not in there)
+        yield from pool(delayed(module.train)(*c) for c in cells if c not in there)
 
     def tuned(groups):
         """Each (method, labels, beta) with its settings: all on the seeds for tuning, the best of them on the others."""

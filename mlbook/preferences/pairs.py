@@ -68,7 +68,10 @@ def fit(wins: Tensor, ref: Tensor, beta: float) -> Tensor:
         )
     wins, n = wins.double(), wins.sum().double()
     reward = torch.zeros(len(ref), dtype=torch.float64)
-    loss = lambda r: -(wins * F.logsigmoid(r[:, None] - r[None])).sum() / n
+
+    def loss(r: Tensor) -> Tensor:
+        return -(wins * F.logsigmoid(r[:, None] - r[None])).sum() / n
+
     for _ in range(200):
         p = torch.sigmoid(reward[None] - reward[:, None])  # of the other way round
         gradient = ((wins * p).sum(0) - (wins * p).sum(1)) / n
