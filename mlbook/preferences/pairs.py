@@ -45,6 +45,31 @@ def draw(
     return torch.column_stack((prompts, two))
 
 
+def expected_loss(implied: Tensor, sampler: Tensor, wins: Tensor) -> Tensor:
+    """The loss of infinitely many pairs: −2 Σ_ab μ(a) μ(b) p(a ≻ b) log σ(implied(a) − implied(b)).
+
+    Args:
+        implied: the implied rewards of a policy, (responses,): β log π/π_ref for DPO.
+        sampler: log μ, where both responses of a pair come from, (responses,).
+        wins: p(a ≻ b), (responses, responses), such as `bradley_terry(reward)`.
+    """
+    log_sigmoid = F.logsigmoid(implied[:, None] - implied[None])
+    met = sampler.exp()[:, None] * sampler.exp()[None]
+    return -2 * (met * wins * log_sigmoid).sum()
+
+
+def bradley_terry(reward: Tensor) -> Tensor:
+    """p(a ≻ b) = σ(r(a) − r(b)): (responses, responses) (Bradley and Terry 1952)."""
+    return torch.sigmoid(reward[:, None] - reward[None])
+
+
+def count(pairs: Tensor, responses: int) -> Tensor:
+    """How often each response was preferred to each other, of pairs as `draw` gives them: (responses, responses)."""
+    wins = torch.zeros(responses, responses, dtype=torch.float64)
+    one = torch.ones(len(pairs), dtype=torch.float64)
+    return wins.index_put_((pairs[:, 1], pairs[:, 2]), one, accumulate=True)
+
+
 def fit(wins: Tensor, ref: Tensor, beta: float) -> Tensor:
     """The policy that minimises the DPO loss over counted pairs, one free number a response: by Newton's method.
 

@@ -94,9 +94,7 @@ def reference(steps: int = 800, dim: int = 48, seed: int = 0) -> Transformer:
     weights = torch.tensor(list(words.values())).sqrt()
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    model = Transformer(
-        END + 1, dim, layers=2, heads=4, position="learned", max_length=LONGEST + 2
-    )
+    model = Transformer(END + 1, dim, layers=2, heads=4)
 
     def loss(model):
         batch = torch.multinomial(weights, 64, replacement=True, generator=generator)
