@@ -414,6 +414,33 @@ def test_training_moves_towards_the_reward(reference, table):
         methods.offline(reference, data, 0.3, 2e-3, 0)
 
 
+def test_steering_by_soft_values_is_the_optimum_and_by_means_is_not(table):
+    reward = words.vowels().expand(12, -1)
+    best = exact.optimal_policy(table, reward, 0.5)
+    assert torch.allclose(words.controlled(table, reward, 0.5), best, atol=1e-8)
+    by_mean = words.controlled(table, reward, 0.5, soft=False)
+    assert torch.allclose(by_mean.exp().sum(1), torch.ones(12).double())
+    assert (exact.kl(by_mean, best) > 0.001).all()
+
+
+def test_a_bonus_explains_what_labels_add():
+    """On pairs of all letters the loss with a bonus is the loss without, of labels shifted by it."""
+    reference, length = words.reference(steps=2), words.lengths().double()
+    data = pairs.draw(
+        words.table(reference), words.vowels().expand(12, -1), 64
+    )  # one batch: one loss, at the reference itself
+    seen = []
+    methods.offline(
+        *(reference, data, 0.5, 1e-3, 1),
+        each=lambda step, policy, loss: seen.append(loss),
+        bonus=length,
+    )
+    wanted = F.softplus(length[data[:, 2]] - length[data[:, 1]])
+    assert torch.allclose(
+        seen[0].double().sort().values, wanted.sort().values, atol=1e-5
+    )
+
+
 class Vowels(torch.nn.Module):
     """A reward model that is right."""
 

@@ -32,7 +32,8 @@ def offline(
         beta, lr, epochs: of the loss, of Adam (at its peak; see `_descend`), and how often each pair is seen.
         kind: "dpo", "ipo" or "cringe"; the last has no use for `beta`.
         each: called after every step with its number, the policy, and the losses of its batch.
-        options: further arguments of the loss.
+        options: further arguments of the loss; and `bonus`, (22,621,): what labels are known to add to each response
+            beyond the reward that is wanted. It explains them in the policy's stead (Park et al. 2024, for length).
     Raises:
         ValueError: the kind is unknown, or `epochs` is no whole number of at least 1.
     """
@@ -84,6 +85,7 @@ def _batches(data, epochs, generator):
 
 
 def _loss(reference, beta, kind, generator, options):
+    bonus = options.pop("bonus", None)
     if kind not in ("dpo", "ipo", "cringe"):
         raise ValueError(f"kind is {kind!r}, not 'dpo', 'ipo' or 'cringe'")
 
@@ -96,6 +98,8 @@ def _loss(reference, beta, kind, generator, options):
             )
         with torch.no_grad():
             ref = losses.sequence_logps(reference(tokens), tokens, mask)
+            if bonus is not None:
+                ref -= bonus[batch[:, 1:].T.flatten()].to(ref) / beta
         logps = losses.sequence_logps(logits, tokens, mask)
         on_pairs = losses.dpo_loss if kind == "dpo" else losses.ipo_loss
         return on_pairs(*logps.chunk(2), *ref.chunk(2), beta, **options)[0]

@@ -84,6 +84,37 @@ def table(model: torch.nn.Module) -> Tensor:
     return torch.cat([*found, so_far.view(N, -1)], 1)
 
 
+def controlled(ref: Tensor, reward: Tensor, beta: float, soft: bool = True) -> Tensor:
+    """The reference, steered token by token: π(a|s) ∝ π_ref(a|s) exp(v(s′)/β), where s′ is what a makes of s.
+
+    Args:
+        ref: `table` of the reference; reward: of the same shape.
+        soft: v is the soft value β log E_ref[exp(r/β) | s′], which gives `exact.optimal_policy`; else the mean reward of the
+            reference from there, E_ref[r | s′] (Mudgal et al. 2023; Yang and Klein 2021).
+    Returns:
+        a table of the same shape.
+    """
+    sizes = [N**depth for depth in range(LONGEST + 1)]
+    ends = [part.view(N, -1) for part in ref.split(sizes, 1)]
+    points = [part.reshape(N, -1) for part in reward.split(sizes, 1)]
+    mass, value, steps = ends[-1], points[-1], []
+    for depth in reversed(range(LONGEST)):
+        children = [mass.view(N, -1, N), ends[depth][..., None]]
+        behind = [value.view(N, -1, N), points[depth][..., None]]
+        children, behind = torch.cat(children, 2), torch.cat(behind, 2)
+        mass = children.logsumexp(2)
+        chance = children - mass[..., None]
+        tilted = chance + behind / beta
+        steps.append(tilted.log_softmax(2))
+        value = beta * tilted.logsumexp(2) if soft else (chance.exp() * behind).sum(2)
+    so_far, found = torch.zeros(N, 1, dtype=ref.dtype), []
+    for step in reversed(steps):
+        onward = so_far[..., None] + step
+        found.append(onward[..., END])
+        so_far = onward[..., :N].flatten(1)
+    return torch.cat([*found, so_far], 1)
+
+
 def reference(steps: int = 800, dim: int = 48, seed: int = 0) -> Transformer:
     """A small transformer that has learnt to write the words of `vocabulary`, each as often as the root of its count."""
     words = vocabulary()
