@@ -99,6 +99,39 @@ def train(method, labels, beta, setting, seed):
     }
 
 
+def fail(kind, setting, seed):
+    """What goes wrong, or is mended: how long answers become, and what happens to the likelihood of those in the pairs.
+
+    "fair" labels count vowels, "biased" ones half a point more for each letter, which "explained" takes out again; "overdone"
+    is "fair" with eight times the passes at four times the rate.
+    """
+    reference, ref, reward = task()
+    lr, epochs, _ = setting
+    extra = 0.5 * words.lengths().double()
+    truth = reward + extra if kind in ("biased", "explained") else reward
+    data = pairs.draw(ref, truth, LABELS[-1], torch.Generator().manual_seed(seed))
+    if kind == "overdone":
+        lr, epochs = 4 * lr, 8 * epochs
+    how = {"bonus": extra} if kind == "explained" else {}
+    policy = methods.offline(reference, data, BETA, lr, epochs, seed, **how)
+    found, best = words.table(policy), exact.optimal_policy(ref, truth, BETA)
+    prompts, chosen, rejected = data.T
+    seen = torch.zeros(ref.shape, dtype=torch.bool)
+    seen[prompts, chosen] = seen[prompts, rejected] = True
+    row = {"kind": kind, "setting": [lr, epochs, 0], "seed": seed}
+    for name, p in (("", found), ("optimum_", best)):
+        row |= {
+            f"{name}objective": exact.objective(p, ref, reward, BETA).mean().item(),
+            f"{name}reward": (p.exp() * reward).sum(1).mean().item(),
+            f"{name}kl": exact.kl(p, ref).mean().item(),
+            f"{name}length": (p.exp() * words.lengths()).sum(1).mean().item(),
+            f"{name}chosen": (p - ref)[prompts, chosen].mean().item(),
+            f"{name}rejected": (p - ref)[prompts, rejected].mean().item(),
+            f"{name}unseen": 1 - (p.exp() * seen).sum(1).mean().item(),
+        }
+    return row
+
+
 def main():
     parser = arguments(__doc__, minutes=240)
     parser.add_argument("--jobs", type=int, default=2, help="trainings at once")

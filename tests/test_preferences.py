@@ -489,3 +489,84 @@ def test_laughs():
             "each run of the same syllable is worth one point"
         )
     assert (laughs.transitions(0.3).sum(-1) - laughs.transitions().sum(-1)).abs().max() < 1e-12  # fmt: skip
+
+
+# the library
+
+
+@pytest.fixture(scope="module")
+def trl_trainer(tmp_path_factory):
+    """TRL's trainer over a small Llama in float64 whose policy is not its reference any more."""
+    from datasets import Dataset, disable_progress_bars
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+    from trl import DPOConfig, DPOTrainer
+
+    from mlbook.common.lm import Transformer, to_llama
+
+    disable_progress_bars()
+    torch.manual_seed(0)
+    names = {c: i for i, c in enumerate([*words.LETTERS, "<end>"])}
+    alphabet = Tokenizer(models.WordLevel(names, unk_token="<end>"))
+    alphabet.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    rows = [
+        {"prompt": "t", "chosen": "one", "rejected": "rash"},
+        {"prompt": "st", "chosen": "a", "rejected": "ring"},
+        {"prompt": "oth", "chosen": "er", "rejected": ""},
+    ]
+
+    def make(loss_type):
+        args = DPOConfig(
+            str(tmp_path_factory.mktemp("trl")),
+            loss_type=[loss_type],
+            beta=0.3,
+            label_smoothing=0.1 if loss_type == "robust" else 0.0,
+            use_cpu=True,
+            bf16=False,
+            report_to="none",
+            per_device_train_batch_size=3,
+        )
+        reference = to_llama(Transformer(13, 16, layers=1, heads=2)).double()
+        policy = to_llama(Transformer(13, 16, layers=1, heads=2)).double()
+        tokens = PreTrainedTokenizerFast(
+            tokenizer_object=alphabet, eos_token="<end>", pad_token="<end>"
+        )
+        return DPOTrainer(
+            policy.requires_grad_(True),
+            ref_model=reference,
+            args=args,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokens,
+        )
+
+    return make
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("kind", ("sigmoid", "ipo", "robust"))
+def test_trl_computes_the_same_loss(trl_trainer, kind):
+    trainer = trl_trainer(kind)
+    batch = next(iter(trainer.get_train_dataloader()))
+    theirs = trainer.compute_loss(trainer.model, dict(batch))
+    mask = batch.pop("completion_mask")
+    policy, ref = (
+        losses.sequence_logps(m(**batch).logits, batch["input_ids"], mask)
+        for m in (trainer.model, trainer.ref_model)
+    )
+    if kind == "sigmoid":
+        ours = losses.dpo_loss(*policy.chunk(2), *ref.chunk(2), 0.3)[0]
+    elif kind == "ipo":  # means over tokens, as TRL takes them
+        n = mask.sum(1).double()
+        ours = losses.ipo_loss(*(policy / n).chunk(2), *(ref / n).chunk(2), 0.3)[0]
+    else:
+        chosen, rejected = policy.chunk(2)
+        swapped = rejected, chosen, *reversed(ref.chunk(2))
+        right = losses.dpo_loss(chosen, rejected, *ref.chunk(2), 0.3)[0]
+        ours = (0.9 * right - 0.1 * losses.dpo_loss(*swapped, 0.3)[0]) / 0.8
+    assert ours.dtype == torch.float64
+    assert ours.mean().item() == pytest.approx(theirs.item(), abs=1e-10)
+    grads = [
+        torch.autograd.grad(loss, trainer.model.parameters(), retain_graph=True)
+        for loss in (ours.mean(), theirs)
+    ]
+    assert all(torch.allclose(a, b, atol=1e-10) for a, b in zip(*grads, strict=True))
