@@ -564,9 +564,10 @@ def test_trl_computes_the_same_loss(trl_trainer, kind):
         right = losses.dpo_loss(chosen, rejected, *ref.chunk(2), 0.3)[0]
         ours = (0.9 * right - 0.1 * losses.dpo_loss(*swapped, 0.3)[0]) / 0.8
     assert ours.dtype == torch.float64
-    assert ours.mean().item() == pytest.approx(theirs.item(), abs=1e-10)
+    assert ours.mean().item() == pytest.approx(theirs.item(), abs=1e-6)
     grads = [
         torch.autograd.grad(loss, trainer.model.parameters(), retain_graph=True)
         for loss in (ours.mean(), theirs)
     ]
-    assert all(torch.allclose(a, b, atol=1e-10) for a, b in zip(*grads, strict=True))
+    # TRL takes logarithms of probabilities in float32, whatever the model's numbers are.
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*grads, strict=True))
