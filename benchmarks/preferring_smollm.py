@@ -33,7 +33,7 @@ def subjects(pages: bytes) -> list[str]:
     titles = [
         t.decode() for t, body in found if b"#redirect" not in body.lower()[:3000]
     ]
-    return [t for t in titles if re.fullmatch(r"[A-Z][a-zA-Z ().,'-]{2,40}", t)]
+    return [t for t in titles if re.fullmatch(r"[A-Z][a-zA-Z .,'-]{2,40}", t)]
 
 
 def prompt(tokenizer, subject: str) -> list[int]:

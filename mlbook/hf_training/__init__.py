@@ -1,0 +1,1 @@
+"""The room of the chapter on training with Hugging Face's libraries."""

@@ -1,0 +1,106 @@
+"""A small instruction data set in Alpaca's form, made from real sentences, and the ways to write a row of it as text."""
+
+import functools
+import random
+import re
+
+from mlbook.common import corpora
+
+# Taori et al. 2023, https://github.com/tatsu-lab/stanford_alpaca
+HEAD = "Below is an instruction that describes a task"
+NO_INPUT = (
+    f"{HEAD}. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Response:\n"
+)
+WITH_INPUT = (
+    f"{HEAD}, paired with an input that provides further context. Write a response that appropriately completes the "
+    "request.\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+)
+TASKS = ("first", "last", "comma", "letter", "complete")
+
+
+@functools.cache
+def sentences() -> list[str]:
+    """Some 1,600 plain sentences of five to fourteen words from the pages of Wikipedia that gensim carries, each once."""
+    text = b"\n".join(corpora.wikipedia()).decode(errors="ignore")
+    text = re.sub(r"\[\[(?:[^|\]]*\|)?([^\]]*)\]\]", r"\1", text).replace("''", "")
+    plain = r"(?<=[.\n] )[A-Z][a-z]+(?:,? [A-Za-z-]+){4,13}\.(?= |\n)"
+    return list(dict.fromkeys(re.findall(plain, text)))
+
+
+def rows(n: int, seed: int = 0, held_out: bool = False) -> list[dict[str, str]]:
+    """`n` rows with "instruction", "input" (empty for the task without one), "output", and "task", which says which it is.
+
+    The first or the last word of a sentence; whether it has a comma; a word that begins with a letter (no input); the rest of
+    a sentence. Every tenth sentence, and what is made of it, is held out.
+
+    Raises:
+        ValueError: `n` is less than one.
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    rng = random.Random(f"{seed} {held_out}")
+    mine = [s for i, s in enumerate(sentences()) if (i % 10 == 0) == held_out]
+    commas = [s for s in mine if "," in s]
+    by_letter: dict[str, list[str]] = {}
+    for word in sorted({w for s in mine for w in re.findall(r"\b[a-z]{3,8}\b", s)}):
+        by_letter.setdefault(word[0], []).append(word)
+    letters = [c for c, found in by_letter.items() if len(found) >= 5]
+    found = []
+    for i in range(n):
+        task = TASKS[i % len(TASKS)]
+        sentence = rng.choice(
+            commas if task == "comma" and rng.random() < 0.5 else mine
+        )
+        words, letter = sentence.rstrip(".").split(), rng.choice(letters)
+        ends = [words[0].rstrip(","), words[-1]]
+        half = len(words) // 2
+        instruction, given, output = {
+            "first": ("Repeat the first word.", sentence, ends[0]),
+            "last": ("Repeat the last word.", sentence, ends[1]),
+            "comma": (
+                "Is there a comma?",
+                sentence,
+                "Yes" if "," in sentence else "No",
+            ),
+            "letter": (
+                f"Name a word that begins with {letter}.",
+                "",
+                rng.choice(by_letter[letter]),
+            ),
+            "complete": (
+                "Complete the sentence.",
+                " ".join(words[:half]),
+                " ".join(words[half:]) + ".",
+            ),
+        }[task]
+        found.append(
+            {"instruction": instruction, "input": given, "output": output, "task": task}
+        )
+    rng.shuffle(found)
+    return found
+
+
+def prompt(row: dict[str, str]) -> str:
+    """What the model is given: Alpaca's template with an input or without, up to where the answer begins."""
+    return (WITH_INPUT if row["input"] else NO_INPUT).format_map(row)
+
+
+def messages(row: dict[str, str]) -> list[dict[str, str]]:
+    """The same row as turns of a conversation, which a chat template writes as text."""
+    asked = "\n\n".join(filter(None, (row["instruction"], row["input"])))
+    return [
+        {"role": "user", "content": asked},
+        {"role": "assistant", "content": row["output"]},
+    ]
+
+
+def right(row: dict[str, str], answer: str) -> bool | None:
+    """Whether an answer is right, where a program can tell; None where it cannot ("complete")."""
+    answer = answer.strip()
+    if row["task"] == "complete":
+        return None
+    if row["task"] == "letter":
+        letter = row["instruction"].rstrip(".")[-1]
+        return bool(re.fullmatch(rf"{letter}[a-z]{{2,}}", answer))
+    return answer == row["output"]
