@@ -30,7 +30,8 @@ def offline(
         reference: where it begins; left as it is.
         data: (n, 3), as `pairs.draw` gives them for the twelve prompts.
         beta, lr, epochs: of the loss, of Adam (at its peak; see `_descend`), and how often each pair is seen.
-        kind: "dpo", "ipo" or "cringe"; the last has no use for `beta`.
+        kind: "dpo", "ipo", "cringe", or "likelihood", which raises the chosen and does not look at the rejected; the last two
+            have no use for `beta`.
         each: called after every step with its number, the policy, and the losses of its batch.
         options: further arguments of the loss; and `bonus`, (22,621,): what labels are known to add to each response
             beyond the reward that is wanted. It explains them in the policy's stead (Park et al. 2024, for length).
@@ -86,8 +87,9 @@ def _batches(data, epochs, generator):
 
 def _loss(reference, beta, kind, generator, options):
     bonus = options.pop("bonus", None)
-    if kind not in ("dpo", "ipo", "cringe"):
-        raise ValueError(f"kind is {kind!r}, not 'dpo', 'ipo' or 'cringe'")
+    kinds = ("dpo", "ipo", "cringe", "likelihood")
+    if kind not in kinds:
+        raise ValueError(f"kind is {kind!r}, not one of {', '.join(kinds)}")
 
     def loss(policy, batch):
         tokens, mask = _both(batch)
@@ -96,6 +98,9 @@ def _loss(reference, beta, kind, generator, options):
             return losses.pairwise_cringe_loss(
                 logits, tokens, mask, generator=generator, **options
             )
+        if kind == "likelihood":
+            half = len(batch)
+            return -losses.sequence_logps(logits[:half], tokens[:half], mask[:half])
         with torch.no_grad():
             ref = losses.sequence_logps(reference(tokens), tokens, mask)
             if bonus is not None:
