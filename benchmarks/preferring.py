@@ -3,7 +3,8 @@
     PYTHONPATH=. python benchmarks/preferring.py --jobs 2
 
 Every method has twelve settings. The one with the best mean objective on two seeds that count for nothing else is kept, and
-measured on five others; rewards and divergences are exact. Then the same for each β of a sweep, with four settings. A run
+measured on five others; rewards and divergences are exact. Then what goes wrong, what the network can do at all, and the
+same comparison for each β of a sweep, with four settings. A run
 that was cut off goes on where it stopped. Through `joblib`: under `joblib.parallel_config("dask")` or `("ray")` the same
 trainings run on a cluster.
 """
@@ -207,8 +208,21 @@ def main():
         ]
         yield from pool(delayed(module.enough)(*c) for c in cells)
 
+    def failures():
+        first = "offline", LABELS[-1], BETA
+        setting = next(
+            r["setting"]
+            for r in record["methods"]
+            if (r["method"], r["labels"], r["beta"]) == first and r["seed"] == SEEDS[0]
+        )
+        kinds = "fair", "biased", "explained", "overdone"
+        cells = itertools.product(kinds, [setting], SEEDS)
+        yield from pool(delayed(module.fail)(*c) for c in cells)
+
     parts = {
         "methods": (0.7, lambda: tuned(groups)),
+        "failures": (0.75, failures),
+        "limits": (0.85, limits),
         "sweep": (1, lambda: tuned(sweep)),
     }
     told(parts, record, path, options.minutes)
