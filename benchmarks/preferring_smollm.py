@@ -23,6 +23,9 @@ QUESTION = "Who or what is {}? Answer in two sentences."
 START, STOP = 1, 2
 SCALE = 4.0  # of the reward, for each letter of mean length
 BETA, LR, BATCH, LONGEST = 0.1, 2e-4, 8, 48
+TEMPERATURE = (
+    0.7  # of policy and reference alike: at 1 so small a model often writes nonsense
+)
 
 
 def subjects(pages: bytes) -> list[str]:
@@ -71,7 +74,7 @@ def answers(model, tokenizer, prompts, each, seed):
             do_sample=True,
             top_k=0,
             top_p=1.0,
-            temperature=1.0,
+            temperature=TEMPERATURE,
             pad_token_id=STOP,
             eos_token_id=STOP,
         )[:, longest:]
@@ -94,7 +97,7 @@ def logps(model, prompts, completions):
         mask[i, len(p) : len(r)] = 1
     attend = torch.arange(length) < torch.tensor(list(map(len, rows)))[:, None]
     logits = model(input_ids=ids, attention_mask=attend.long()).logits
-    return sequence_logps(logits, ids, mask)
+    return sequence_logps(logits / TEMPERATURE, ids, mask)
 
 
 def main():
@@ -116,6 +119,7 @@ def main():
         "lr": LR,
         "batch": BATCH,
         "scale": SCALE,
+        "temperature": TEMPERATURE,
         "steps": [],
     }
 
