@@ -4,9 +4,8 @@
 
 Every method has twelve settings. The one with the best mean objective on two seeds that count for nothing else is kept, and
 measured on five others; rewards and divergences are exact. Then what goes wrong, what the network can do at all, and the
-same comparison for each β of a sweep, with four settings. A run
-that was cut off goes on where it stopped. Through `joblib`: under `joblib.parallel_config("dask")` or `("ray")` the same
-trainings run on a cluster.
+same comparison for each β of a sweep, with four settings. A run that was cut off goes on where it stopped. Through `joblib`:
+under `joblib.parallel_config("dask")` or `("ray")` the same trainings run on a cluster.
 """
 
 import functools
@@ -93,10 +92,17 @@ def train(method, labels, beta, setting, seed):
         "beta": beta,
         "setting": list(setting),
         "seed": seed,
-        "objective": exact.objective(found, ref, reward, beta).mean().item(),
-        "reward": (found.exp() * reward).sum(1).mean().item(),
-        "kl": exact.kl(found, ref).mean().item(),
-        "length": (found.exp() * words.lengths()).sum(1).mean().item(),
+    } | judged(found, beta)
+
+
+def judged(policy, beta=BETA):
+    """How good a policy is, exactly."""
+    _, ref, reward = task()
+    return {
+        "objective": exact.objective(policy, ref, reward, beta).mean().item(),
+        "reward": (policy.exp() * reward).sum(1).mean().item(),
+        "kl": exact.kl(policy, ref).mean().item(),
+        "length": (policy.exp() * words.lengths()).sum(1).mean().item(),
     }
 
 
@@ -121,15 +127,12 @@ def fail(kind, setting, seed):
     seen[prompts, chosen] = seen[prompts, rejected] = True
     row = {"kind": kind, "setting": [lr, epochs, 0], "seed": seed}
     for name, p in (("", found), ("optimum_", best)):
-        row |= {
-            f"{name}objective": exact.objective(p, ref, reward, BETA).mean().item(),
-            f"{name}reward": (p.exp() * reward).sum(1).mean().item(),
-            f"{name}kl": exact.kl(p, ref).mean().item(),
-            f"{name}length": (p.exp() * words.lengths()).sum(1).mean().item(),
-            f"{name}chosen": (p - ref)[prompts, chosen].mean().item(),
-            f"{name}rejected": (p - ref)[prompts, rejected].mean().item(),
-            f"{name}unseen": 1 - (p.exp() * seen).sum(1).mean().item(),
+        values = judged(p) | {
+            "chosen": (p - ref)[prompts, chosen].mean().item(),
+            "rejected": (p - ref)[prompts, rejected].mean().item(),
+            "unseen": 1 - (p.exp() * seen).sum(1).mean().item(),
         }
+        row |= {name + key: value for key, value in values.items()}
     return row
 
 
@@ -143,25 +146,16 @@ def enough(kind, labels, lr, seed):
     data = pairs.draw(source, reward, labels, generator)
     loss = "dpo" if kind == "preferences" else "likelihood"
     policy = methods.offline(reference, data, BETA, lr, 1, seed, loss)
-    found = words.table(policy)
-    return {
-        "kind": kind,
-        "labels": labels,
-        "lr": lr,
-        "seed": seed,
-        "objective": exact.objective(found, ref, reward, BETA).mean().item(),
-        "reward": (found.exp() * reward).sum(1).mean().item(),
-        "kl": exact.kl(found, ref).mean().item(),
-    }
+    row = {"kind": kind, "labels": labels, "lr": lr, "seed": seed}
+    return row | judged(words.table(policy))
 
 
 def main():
     parser = arguments(__doc__, minutes=240)
     parser.add_argument("--jobs", type=int, default=2, help="trainings at once")
     options = parser.parse_args()
-    module = importlib.import_module(
-        "preferring"
-    )  # by name: workers keep what is cached
+    # By its name, so that the workers keep what `task` has cached.
+    module = importlib.import_module("preferring")
     pool = Parallel(options.jobs, return_as="generator_unordered")
     record = provenance("joblib")
     path = options.out / "preferring-cpu.json"

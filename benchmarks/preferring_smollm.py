@@ -23,9 +23,8 @@ QUESTION = "Who or what is {}? Answer in two sentences."
 START, STOP = 1, 2
 SCALE = 4.0  # of the reward, for each letter of mean length
 BETA, LR, BATCH, LONGEST = 0.1, 2e-4, 8, 48
-TEMPERATURE = (
-    0.7  # of policy and reference alike: at 1 so small a model often writes nonsense
-)
+# Of policy and reference alike: at 1 so small a model often writes nonsense.
+TEMPERATURE = 0.7
 
 
 def subjects(pages: bytes) -> list[str]:
@@ -216,7 +215,8 @@ def main():
     model.eval()
     record["accuracy"] = accuracy(held_pairs)
     after = answers(model, tokenizer, ask(test), 4, options.seed + 2)
-    before = answers(base_of(model), tokenizer, ask(test), 4, options.seed + 2)
+    with model.disable_adapter():
+        before = answers(model, tokenizer, ask(test), 4, options.seed + 2)
     record["answers"] = [
         {
             "subject": s,
@@ -239,17 +239,6 @@ def main():
     record["seconds"] = round(time.monotonic() - start)
     write(options.out / f"preferring-smollm-{options.seed}-cpu.json", record)
     print(json.dumps({k: record[k] for k in ("accuracy", "seconds")}))
-
-
-class base_of:
-    """The model without its adapters, for sampling."""
-
-    def __init__(self, model):
-        self.model = model
-
-    def generate(self, **options):
-        with self.model.disable_adapter():
-            return self.model.generate(**options)
 
 
 if __name__ == "__main__":

@@ -200,14 +200,7 @@ def rejection_sampled(
         raise ValueError(f"kept must be even and at most {candidates}, got {kept}")
     groups = -(-2 * n // kept)
     prompts = torch.randint(len(ref), (groups,), generator=generator)
-    drawn = torch.empty(groups, candidates, dtype=torch.long)
-    for prompt in prompts.unique():
-        mine = prompts == prompt
-        size = int(mine.sum()) * candidates
-        some = torch.multinomial(
-            ref[prompt].exp(), size, replacement=True, generator=generator
-        )
-        drawn[mine] = some.view(-1, candidates)
+    drawn = pairs.answers(ref, prompts, candidates, generator)
     each = torch.stack((prompts[:, None].expand_as(drawn), drawn), -1).flatten(0, 1)
     unique, back = each.unique(dim=0, return_inverse=True)
     tokens, _ = words.sequences(*unique.T)
@@ -217,7 +210,5 @@ def rejection_sampled(
     top = (scores / beta + noise).topk(kept, dim=1).indices
     top = top.gather(1, torch.rand(top.shape, generator=generator).argsort(1))
     two = drawn.gather(1, top).view(-1, 2)
-    r = scores.gather(1, top).view(-1, 2)
-    swap = torch.rand(len(two), generator=generator) > torch.sigmoid(r[:, 0] - r[:, 1])
-    two = torch.where(swap[:, None], two.flip(1), two)
+    two = pairs.preferred_first(two, scores.gather(1, top).view(-1, 2), generator)
     return torch.column_stack((prompts.repeat_interleave(kept // 2), two))[:n]

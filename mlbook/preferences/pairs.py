@@ -32,17 +32,34 @@ def draw(
         )
     sampler, reward = torch.atleast_2d(sampler), torch.atleast_2d(reward)
     prompts = torch.randint(len(sampler), (n,), generator=generator)
-    two = torch.empty(n, 2, dtype=torch.long)
-    for prompt in prompts.unique():
-        mine = (prompts == prompt).nonzero()[:, 0]
-        some = torch.multinomial(
-            sampler[prompt].exp(), 2 * len(mine), replacement=True, generator=generator
-        )
-        two[mine] = some.view(-1, 2)
-    r = reward[prompts[:, None], two]
-    swap = torch.rand(n, generator=generator) > torch.sigmoid(r[:, 0] - r[:, 1])
-    two = torch.where(swap[:, None], two.flip(1), two)
+    two = answers(sampler, prompts, 2, generator)
+    two = preferred_first(two, reward[prompts[:, None], two], generator)
     return torch.column_stack((prompts, two))
+
+
+def answers(
+    sampler: Tensor,
+    prompts: Tensor,
+    each: int,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """`each` responses to every one of `prompts`, drawn independently from `sampler` (prompts, responses): (n, each)."""
+    drawn = torch.empty(len(prompts), each, dtype=torch.long)
+    for prompt in prompts.unique():
+        mine = prompts == prompt
+        chance, size = sampler[prompt].exp(), each * int(mine.sum())
+        some = torch.multinomial(chance, size, replacement=True, generator=generator)
+        drawn[mine] = some.view(-1, each)
+    return drawn
+
+
+def preferred_first(
+    two: Tensor, reward: Tensor, generator: torch.Generator | None = None
+) -> Tensor:
+    """Pairs (n, 2) in the order of a preference that is drawn for each, by their rewards (n, 2)."""
+    chance = torch.sigmoid(reward[:, 0] - reward[:, 1])
+    swap = torch.rand(len(two), generator=generator) > chance
+    return torch.where(swap[:, None], two.flip(1), two)
 
 
 def expected_loss(implied: Tensor, sampler: Tensor, wins: Tensor) -> Tensor:
@@ -61,13 +78,6 @@ def expected_loss(implied: Tensor, sampler: Tensor, wins: Tensor) -> Tensor:
 def bradley_terry(reward: Tensor) -> Tensor:
     """p(a ≻ b) = σ(r(a) − r(b)): (responses, responses) (Bradley and Terry 1952)."""
     return torch.sigmoid(reward[:, None] - reward[None])
-
-
-def count(pairs: Tensor, responses: int) -> Tensor:
-    """How often each response was preferred to each other, of pairs as `draw` gives them: (responses, responses)."""
-    wins = torch.zeros(responses, responses, dtype=torch.float64)
-    one = torch.ones(len(pairs), dtype=torch.float64)
-    return wins.index_put_((pairs[:, 1], pairs[:, 2]), one, accumulate=True)
 
 
 def fit(wins: Tensor, ref: Tensor, beta: float) -> Tensor:
