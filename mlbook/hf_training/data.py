@@ -5,6 +5,7 @@ import random
 import re
 
 from mlbook.common import corpora
+from mlbook.common.checks import check_count
 
 # Taori et al. 2023, https://github.com/tatsu-lab/stanford_alpaca
 HEAD = "Below is an instruction that describes a task"
@@ -28,17 +29,24 @@ def sentences() -> list[str]:
     return list(dict.fromkeys(re.findall(plain, text)))
 
 
-def rows(n: int, seed: int = 0, held_out: bool = False) -> list[dict[str, str]]:
+def rows(
+    n: int, tasks: tuple[str, ...] = TASKS, seed: int = 0, held_out: bool = False
+) -> list[dict[str, str]]:
     """`n` rows with "instruction", "input" (empty for the task without one), "output", and "task", which says which it is.
 
     The first or the last word of a sentence; whether it has a comma; a word that begins with a letter (no input); the rest of
     a sentence. Every tenth sentence, and what is made of it, is held out.
 
+    Args:
+        tasks: among "first", "last", "comma", "letter", "complete"; as many rows of each.
     Raises:
-        ValueError: `n` is less than one.
+        ValueError: `n` is less than one, or a task is unknown.
     """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
+    check_count("n", n)
+    if not tasks or (unknown := set(tasks) - set(TASKS)):
+        raise ValueError(
+            f"tasks are some of {', '.join(TASKS)}; got {sorted(unknown) if tasks else 'none'}"
+        )
     rng = random.Random(f"{seed} {held_out}")
     mine = [s for i, s in enumerate(sentences()) if (i % 10 == 0) == held_out]
     commas = [s for s in mine if "," in s]
@@ -48,7 +56,7 @@ def rows(n: int, seed: int = 0, held_out: bool = False) -> list[dict[str, str]]:
     letters = [c for c, found in by_letter.items() if len(found) >= 5]
     found = []
     for i in range(n):
-        task = TASKS[i % len(TASKS)]
+        task = tasks[i % len(tasks)]
         sentence = rng.choice(
             commas if task == "comma" and rng.random() < 0.5 else mine
         )
