@@ -219,9 +219,7 @@ def main() -> None:
     samples = Samples(tokenizer, held_out)
     torch.manual_seed(0)
     model = make_model(tokenizer)
-    trainer = make_trainer(
-        model, tokenizer, args, train, held_out, callbacks=[samples]
-    )
+    trainer = make_trainer(model, tokenizer, args, train, held_out, callbacks=[samples])
     trainer.train(resume_from_checkpoint=last_whole(options.folder))
     if trainer.is_world_process_zero():
         done = {"log": trainer.state.log_history, "samples": samples.table}
