@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 
-from mlbook.hf_training import data, memory, metrics
+from mlbook.hf_training import data, memory, metrics, packing, run
 
 
 def config(**change):
@@ -161,3 +161,149 @@ def test_both_forms_of_the_prompt():
     assert "### Input" not in without and "paired" not in without
     assert data.messages(with_input)[0]["content"] == "Add {x}.\n\n1"
     assert data.messages(with_input | {"input": ""})[0]["content"] == "Add {x}."
+
+
+# packing
+
+
+def test_best_fit_holds_every_text_once_and_no_row_overflows():
+    lengths = [int(n) for n in np.random.default_rng(0).integers(1, 130, 500)]
+    rows = packing.best_fit(lengths, 100)
+    assert sorted(i for row in rows for i in row) == list(range(500))
+    assert all(sum(min(lengths[i], 100) for i in row) <= 100 for row in rows)
+    assert packing.best_fit([4, 2, 3, 1], 4) == [[0], [2, 3], [1]]
+    assert packing.best_fit([], 4) == []
+    for lengths, size in (([0], 4), ([-1], 4), ([2.0], 4), ([2], 0)):
+        with pytest.raises(ValueError):
+            packing.best_fit(lengths, size)
+
+
+def test_best_fit_needs_as_many_rows_as_trl():
+    from datasets import Dataset
+    from trl import pack_dataset
+
+    lengths = np.random.default_rng(1).integers(1, 60, 400).tolist()
+    texts = Dataset.from_dict({"input_ids": [list(range(n)) for n in lengths]})
+    theirs = pack_dataset(texts, 100, "bfd")
+    ours = packing.best_fit(lengths, 100)
+    assert len(theirs) == len(ours)
+    filled = sorted(sum(lengths[i] for i in row) for row in ours)
+    assert filled == sorted(map(len, theirs["input_ids"]))
+    cut = packing.wrapped(lengths, 100)
+    assert len(pack_dataset(texts, 100, "wrapped")) == len(cut)
+    assert sum(stop - start for row in cut for _, start, stop in row) == sum(lengths)
+    assert packing.wrapped([3, 3], 4) == [[(0, 0, 3), (1, 0, 1)], [(1, 1, 3)]]
+    with pytest.raises(ValueError):
+        packing.wrapped([0], 4)
+
+
+def test_texts_of_a_row_do_not_see_each_other():
+    """Positions that begin anew keep them apart, if no cache is asked for (the default asks for one)."""
+    model = LlamaForCausalLM(config()).eval()
+    lengths = [5, 1, 7]
+    tokens = torch.randint(2, 300, (1, sum(lengths)))
+    place = packing.positions(lengths)
+    with torch.no_grad():
+        about = {"position_ids": place[None], "use_cache": False}
+        packed = model(input_ids=tokens, **about).logits[0]
+        alone = [model(input_ids=t).logits[0] for t in tokens.split(lengths, 1)]
+    assert torch.allclose(packed, torch.cat(alone), atol=1e-5)
+    seen = packing.attends(lengths)
+    assert seen.sum() == sum(n * (n + 1) // 2 for n in lengths)
+    assert packing.attends(lengths, apart=False).sum() == 13 * 14 // 2
+    assert place.tolist() == [0, 1, 2, 3, 4, 0, 0, 1, 2, 3, 4, 5, 6]
+
+
+def test_padding():
+    assert packing.padding([3, 1, 2, 2], 2) == pytest.approx(2 / 10)
+    assert packing.padding([5, 5, 5], 2) == 0
+    with pytest.raises(ValueError):
+        packing.padding([], 2)
+    with pytest.raises(ValueError):
+        packing.padding([1], 0)
+
+
+# the program
+
+
+def test_a_checkpoint_that_was_not_finished_is_passed_over(tmp_path):
+    assert run.last_whole(tmp_path) is None
+    for step, state in ((5, "{}"), (10, "{}"), (15, '{"half'), (20, None)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if state:
+            (folder / "trainer_state.json").write_text(state)
+    assert run.last_whole(tmp_path) == str(tmp_path / "checkpoint-10")
+
+
+def test_smollm_speaks_by_its_own_template():
+    import gguf
+
+    from mlbook.common import smollm
+
+    about = gguf.GGUFReader(smollm.path()).fields["tokenizer.chat_template"]
+    assert about.contents() == data.CHAT_TEMPLATE
+
+
+def test_a_row_becomes_labels_that_end_with_eos(tmp_path):
+    """TRL: the prompt does not count, the answer and its <eos> do, padding does not."""
+    run.quiet()
+    train = data.rows(40, run.TASKS)
+    tokenizer = run.make_tokenizer([data.prompt(r) + r["output"] for r in train], 400)
+    torch.manual_seed(0)
+    model = run.make_model(tokenizer, width=32, layers=1)
+    samples = run.Samples(tokenizer, train[:3])
+    args = run.settings(tmp_path, max_steps=4, eval_steps=2, warmup_steps=1)
+    trainer = run.make_trainer(
+        model, tokenizer, args, train, train[:7], callbacks=[samples]
+    )
+    batch = next(iter(trainer.get_train_dataloader()))
+    for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+        counted = labels[labels != -100]
+        assert counted[-1] == tokenizer.eos_token_id
+        text = tokenizer.decode(ids[labels == -100], skip_special_tokens=True)
+        assert text.endswith("### Response:\n")
+    trainer.train()
+    assert [row["step"] for row in samples.table] == [2, 2, 2, 4, 4, 4]
+    assert all("### " not in row["answer"] or row["answer"] for row in samples.table)
+
+
+class Hub:
+    """What `datasets.load_dataset` does on a bad day, and on a good one."""
+
+    def __init__(self, monkeypatch, outcome):
+        import datasets
+
+        def load(*args, **kwargs):
+            if isinstance(outcome, Exception):
+                raise outcome
+            return datasets.Dataset.from_list(outcome)
+
+        monkeypatch.setattr(datasets, "load_dataset", load)
+
+
+def test_the_hub_on_a_good_day(monkeypatch):
+    row = {"instruction": "Add.", "input": None, "output": "2", "more": 1}
+    Hub(monkeypatch, [row, row | {"input": "1"}])
+    found = data.from_hub(2)
+    assert [r["input"] for r in found] == ["", "1"]
+    assert set(found[0]) == {"instruction", "input", "output", "task"}
+    assert data.right(found[0], "2") is None
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    (
+        ConnectionError("Couldn't reach the Hub"),
+        FileNotFoundError("dataset does not exist"),
+        TimeoutError("read timed out"),
+        [],
+        [{"text": "other columns"}],
+        [{"instruction": "a", "input": "", "output": "b"}],
+        [{"instruction": "a", "input": "", "output": None}] * 3,
+    ),
+)
+def test_the_hub_on_a_bad_day(monkeypatch, outcome):
+    Hub(monkeypatch, outcome)
+    with pytest.raises((OSError, ValueError)):
+        data.from_hub(3)

@@ -17,6 +17,13 @@ WITH_INPUT = (
     f"{HEAD}, paired with an input that provides further context. Write a response that appropriately completes the "
     "request.\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
 )
+HUB = "winglian/alpaca-gpt4-split"
+CHAT_TEMPLATE = (  # SmolLM2's, as its file of weights has it
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\n"
+    "You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 TASKS = ("first", "last", "comma", "letter", "complete")
 
 
@@ -89,6 +96,26 @@ def rows(
     return found
 
 
+def from_hub(n: int) -> list[dict[str, str]]:
+    """The first `n` rows of the Alpaca data set that the post uses, answered by GPT-4; "task" is "free".
+
+    Raises:
+        OSError: the hub cannot be reached, or has no such data set.
+        ValueError: what it sends is not of this form, or too little.
+    """
+    import datasets
+
+    found = datasets.load_dataset(HUB, split=f"train[:{check_count('n', n)}]")
+    columns = ("instruction", "input", "output")
+    if missing := set(columns) - set(found.column_names):
+        raise ValueError(f"{HUB} has no column {', '.join(sorted(missing))}")
+    rows = [{c: row[c] or "" for c in columns} | {"task": "free"} for row in found]
+    whole = [row for row in rows if row["instruction"] and row["output"]]
+    if len(whole) < n:
+        raise ValueError(f"{HUB} sent {len(whole)} whole rows of {n}")
+    return whole
+
+
 def prompt(row: dict[str, str]) -> str:
     """What the model is given: Alpaca's template with an input or without, up to where the answer begins."""
     return (WITH_INPUT if row["input"] else NO_INPUT).format_map(row)
@@ -104,9 +131,9 @@ def messages(row: dict[str, str]) -> list[dict[str, str]]:
 
 
 def right(row: dict[str, str], answer: str) -> bool | None:
-    """Whether an answer is right, where a program can tell; None where it cannot ("complete")."""
+    """Whether an answer is right, where a program can tell; None where it cannot ("complete", "free")."""
     answer = answer.strip()
-    if row["task"] == "complete":
+    if row["task"] in ("complete", "free"):
         return None
     if row["task"] == "letter":
         letter = row["instruction"].rstrip(".")[-1]

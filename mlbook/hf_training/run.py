@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mlbook.common import smollm
 from mlbook.common.optional import hide_broken
 from mlbook.hf_training import data
 
@@ -74,17 +75,54 @@ def make_model(tokenizer, width: int = 128, layers: int = 2) -> LlamaForCausalLM
     return LlamaForCausalLM(config)
 
 
-def pairs(rows: list[dict]) -> Dataset:
-    """Rows as TRL wants them: what is given, and what is to be learnt."""
+def pretrained():
+    """SmolLM2-135M-Instruct as a package carries it, and its tokenizer with the chat template it was trained with.
+
+    Raises:
+        FileNotFoundError: the package is not installed; the message says how.
+    """
+    model, bpe = smollm.load()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        additional_special_tokens=["<|im_start|>"],
+        chat_template=data.CHAT_TEMPLATE,
+    )
+    model.config.pad_token_id = model.generation_config.pad_token_id = (
+        tokenizer.pad_token_id
+    )
+    model.config.eos_token_id = model.generation_config.eos_token_id = (
+        tokenizer.eos_token_id
+    )
+    return model.requires_grad_(True), tokenizer
+
+
+def pairs(rows: list[dict], chat: bool = False) -> Dataset:
+    """Rows as TRL wants them, what is given and what is to be learnt: as texts, or, for a `chat` template, as turns."""
+    if chat:
+        turns = [data.messages(row) for row in rows]
+        return Dataset.from_list(
+            [{"prompt": t[:1], "completion": t[1:]} for t in turns]
+        )
     return Dataset.from_list(
         [{"prompt": data.prompt(r), "completion": r["output"]} for r in rows]
+    )
+
+
+def asked(tokenizer, row: dict) -> str:
+    """The text that a row's answer is to follow: by the tokenizer's chat template where it has one, else Alpaca's."""
+    if not tokenizer.chat_template:
+        return data.prompt(row)
+    return tokenizer.apply_chat_template(
+        data.messages(row)[:1], add_generation_prompt=True, tokenize=False
     )
 
 
 @torch.no_grad()
 def answers(model, tokenizer, rows: list[dict], longest: int = 12) -> list[str]:
     """What the model says to each row's prompt: the likeliest token at every turn, up to <eos> or so many tokens."""
-    texts = [data.prompt(row) for row in rows]
+    texts = [asked(tokenizer, row) for row in rows]
     # on the left, so that every prompt ends where the answer begins
     given = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
     given = given.to(model.device)
@@ -135,7 +173,7 @@ def settings(folder: str | Path, **change) -> SFTConfig:
         "output_dir": str(folder),
         "per_device_train_batch_size": 16,
         "max_steps": 400,
-        "learning_rate": 3e-3,
+        "learning_rate": 1e-3,
         "lr_scheduler_type": "cosine",
         "warmup_steps": 20,
         "eval_strategy": "steps",
@@ -164,8 +202,8 @@ def make_trainer(model, tokenizer, args: SFTConfig, train, held_out, **more):
     trainer = SFTTrainer(
         model=model,
         args=args,
-        train_dataset=pairs(train),
-        eval_dataset=pairs(held_out),
+        train_dataset=pairs(train, bool(tokenizer.chat_template)),
+        eval_dataset=pairs(held_out, bool(tokenizer.chat_template)),
         processing_class=tokenizer,
         **more,
     )
@@ -222,7 +260,11 @@ def main() -> None:
     trainer = make_trainer(model, tokenizer, args, train, held_out, callbacks=[samples])
     trainer.train(resume_from_checkpoint=last_whole(options.folder))
     if trainer.is_world_process_zero():
-        done = {"log": trainer.state.log_history, "samples": samples.table}
+        done = {
+            "log": trainer.state.log_history,
+            "samples": samples.table,
+            "processes": trainer.accelerator.num_processes,
+        }
         Path(options.folder, "done.json").write_text(json.dumps(done))
 
 
