@@ -30,7 +30,12 @@ def config(**change):
 
 @pytest.mark.parametrize(
     "change",
-    ({}, {"tie_word_embeddings": False}, {"num_key_value_heads": 4, "hidden_size": 96}),
+    (
+        {},
+        {"tie_word_embeddings": False},
+        {"num_key_value_heads": 4, "hidden_size": 96},
+        {"head_dim": 40},
+    ),
 )
 def test_parameters_by_formula_and_by_count(change):
     model = LlamaForCausalLM(config(**change))
@@ -41,37 +46,21 @@ def test_a_llama_model_has_no_head():
     assert not hasattr(LlamaModel(config()), "lm_head")
 
 
-def test_adapters_by_formula_and_by_count():
+@pytest.mark.parametrize("change", ({}, {"head_dim": 40}))
+def test_adapters_by_formula_and_by_count(change):
     from peft import LoraConfig, get_peft_model
 
-    targets = ("q_proj", "v_proj", "down_proj")
+    targets = ("q_proj", "v_proj", "o_proj", "down_proj")
     model = get_peft_model(
-        LlamaForCausalLM(config()), LoraConfig(r=5, target_modules=list(targets))
+        LlamaForCausalLM(config(**change)),
+        LoraConfig(r=5, target_modules=list(targets)),
     )
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert memory.lora_parameters(config(), 5, targets) == trained
+    assert memory.lora_parameters(config(**change), 5, targets) == trained
     with pytest.raises(ValueError, match="unknown targets"):
         memory.lora_parameters(config(), 5, ("c_attn",))
     with pytest.raises(ValueError, match="rank"):
         memory.lora_parameters(config(), 0, targets)
-
-
-def kept(model, batch, length):
-    """Bytes that the forward pass saves, each storage once, weights apart."""
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    found, alive = {}, []
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            found[storage.data_ptr()] = storage.nbytes()
-            alive.append(tensor)
-        return tensor
-
-    tokens = torch.randint(300, (batch, length))
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        model(input_ids=tokens, labels=tokens)
-    return sum(found.values())
 
 
 @pytest.mark.parametrize(
@@ -81,11 +70,12 @@ def kept(model, batch, length):
         ({"num_key_value_heads": 4}, 3, 17),
         ({"hidden_size": 96, "num_hidden_layers": 5}, 1, 64),
         ({"intermediate_size": 208, "vocab_size": 900}, 4, 8),
+        ({"head_dim": 40}, 2, 24),
     ),
 )
 def test_activations_by_formula_and_by_count(change, batch, length):
     model = LlamaForCausalLM(config(**change))
-    found = kept(model, batch, length) / 4
+    found = memory.saved(model, batch, length) / 4
     assert memory.activations(model.config, batch, length) == pytest.approx(
         found, rel=1e-3
     )

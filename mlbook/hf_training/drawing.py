@@ -2,10 +2,12 @@
 
 import textwrap
 
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Rectangle
 
 from mlbook.figures import BLUE, GREEN, GREY, INK, ORANGE, PINK
+from mlbook.hf_training import memory, packing
 
 COLOURS = (BLUE, ORANGE, GREEN, PINK)
 
@@ -57,6 +59,95 @@ def rows_of(ax, rows: list[list[tuple[int, int]]], size: int, ends=()) -> None:
         ax.plot([x, x], [y - 0.4, y + 0.4], color=INK, lw=1.6)
     ax.set(xlim=(0, size), ylim=(len(rows) - 0.4, -0.6), yticks=range(len(rows)))
     ax.spines["left"].set_visible(False)
+
+
+def packings(lengths: list[int], size: int):
+    """The same texts three times: padded to the longest, wrapped, and each whole where it fits best."""
+    fig, axes = plt.subplots(
+        3, 1, figsize=(7.2, 6.2), height_ratios=(12, 5, 5), sharex=True
+    )
+    cut = packing.wrapped(lengths, size)
+    best = packing.best_fit(lengths, size)
+    rows = {
+        "padded to the longest": [[(i, n)] for i, n in enumerate(lengths)],
+        f"wrapped, rows of {size}": [[(i, b - a) for i, a, b in row] for row in cut],
+        f"best fit, rows of {size}": [[(i, lengths[i]) for i in row] for row in best],
+    }
+    last = [[b == lengths[i] for i, _, b in row] for row in cut]
+    whole = [last if "wrapped" in title else None for title in rows]
+    for ax, (title, found), ended in zip(axes, rows.items(), whole, strict=True):
+        ends = [
+            (y, sum(n for _, n in row[: k + 1]))
+            for y, row in enumerate(found)
+            for k in range(len(row))
+            if ended is None or ended[y][k]
+        ]
+        rows_of(ax, found, max(lengths) if len(found) == len(lengths) else size, ends)
+        ax.set_title(title, loc="left", fontsize=10)
+        ax.set(xlim=(0, size), ylabel="rows")
+    axes[2].set_xlabel("tokens")
+    return fig
+
+
+def labelled(ax, words: list[str], counts: list[bool], guesses: list[str]) -> None:
+    """Tokens of a text, the label of each, and the model's guess at each, with arrows from guesses that count to the labels
+    that they are compared with."""
+    style = {"ha": "center", "family": "monospace", "fontsize": 9}
+    for x, (word, count, guess) in enumerate(zip(words, counts, guesses, strict=True)):
+        ax.text(x, 2, word, **style)
+        ax.text(x, 1, word if count else "−100", color=ORANGE if count else GREY, **style)  # fmt: skip
+        if x + 1 == len(words):
+            continue
+        right = GREEN if guess == words[x + 1] else ORANGE
+        ax.text(x, 0, guess, color=right if counts[x + 1] else GREY, **style)
+        if counts[x + 1]:
+            arrow = {"arrowstyle": "->", "color": INK, "lw": 0.8}
+            ax.annotate("", (x + 0.85, 0.92), (x + 0.15, 0.32), arrowprops=arrow)
+    ax.set(xlim=(-0.7, len(words) - 0.3), ylim=(-0.4, 2.6), xticks=[])
+    ax.set(yticks=(0, 1, 2), yticklabels=("guesses", "labels", "tokens"))
+    ax.spines[["left", "bottom"]].set_visible(False)
+    ax.tick_params(length=0)
+
+
+WAYS = {  # to train: precision, devices, what they share out, rank of adapters
+    "float32, all trained": ("float32", 1, "nothing", None),
+    "bfloat16, float32 copy": ("bfloat16", 1, "nothing", None),
+    "… 8 GPUs, optimizer shared": ("bfloat16", 8, "optimizer", None),
+    "… 8 GPUs, all shared (FSDP)": ("bfloat16", 8, "everything", None),
+    "bfloat16, adapters, rank 16": ("bfloat16", 1, "nothing", 16),
+}
+MATRICES = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split()
+
+
+def needs(name: str, config, length: int = 2_048):
+    """Memory on each device for one text of this length, by way to train, with checkpoints; and what cards have."""
+    total = memory.parameters(config)
+    fig, ax = plt.subplots(figsize=(7.4, 3.7))
+    widest = 0
+    for y, (precision, devices, sharded, rank) in enumerate(WAYS.values()):
+        added = memory.lora_parameters(config, rank, MATRICES) if rank else 0
+        found = memory.training(
+            total + added, added or total, precision, devices, sharded
+        )
+        kept = memory.activations(config, 1, length, checkpointed=True)
+        found["activations"] = memory.BYTES[precision] * kept
+        x = 0
+        for (part, value), colour in zip(
+            found.items(), (BLUE, ORANGE, GREEN, PINK, INK), strict=True
+        ):
+            ax.barh(y, value / 1e9, left=x, color=colour, height=0.7, label=part if not y else None)  # fmt: skip
+            x += value / 1e9
+        ax.text(x, y, f"  {x:,.1f} GB", va="center", fontsize=9)
+        widest = max(widest, x)
+    ax.set(xlim=(0, 1.25 * widest), ylim=(len(WAYS) - 0.5, -1))
+    for size, card in ((16, "T4"), (80, "H100")):
+        if size < 1.25 * widest:
+            ax.axvline(size, color=INK, lw=0.8, ls="--")
+            ax.text(size, -0.62, f" {card}: {size} GB", fontsize=8)
+    ax.set(yticks=range(len(WAYS)), yticklabels=WAYS, xlabel="GB on each device")
+    ax.legend(fontsize=8, loc="lower right")
+    ax.set_title(f"{name}: {total / 1e9:.2f} billion parameters", loc="left")
+    return fig
 
 
 def said(ax, rows: list[dict], width: int = 34) -> None:

@@ -1,5 +1,7 @@
 """How much memory a training needs: parameters, gradients, optimizer, activations, by formula."""
 
+import torch
+
 from mlbook.common.checks import check_count
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -11,8 +13,8 @@ def parameters(config) -> int:
     Args:
         config: a `transformers.LlamaConfig`, or anything with its attributes.
     """
-    d, f, kv, _ = _sizes(config)
-    layer = 2 * d * d + 2 * d * kv + 3 * d * f + 2 * d
+    d, f, q, kv, _ = _sizes(config)
+    layer = 2 * d * q + 2 * d * kv + 3 * d * f + 2 * d
     tables = 1 if config.tie_word_embeddings else 2
     return tables * config.vocab_size * d + config.num_hidden_layers * layer + d
 
@@ -25,12 +27,12 @@ def lora_parameters(config, rank: int, targets: tuple[str, ...]) -> int:
     Raises:
         ValueError: `rank` is no whole number of at least 1, or a target is unknown.
     """
-    d, f, kv, _ = _sizes(config)
+    d, f, q, kv, _ = _sizes(config)
     sides = {
-        "q_proj": (d, d),
+        "q_proj": (d, q),
         "k_proj": (d, kv),
         "v_proj": (d, kv),
-        "o_proj": (d, d),
+        "o_proj": (q, d),
         "gate_proj": (d, f),
         "up_proj": (d, f),
         "down_proj": (f, d),
@@ -46,19 +48,37 @@ def lora_parameters(config, rank: int, targets: tuple[str, ...]) -> int:
 def activations(config, batch: int, length: int, checkpointed: bool = False) -> int:
     """Numbers of four bytes that a forward pass in float32 keeps for the backward pass, of `batch` texts of `length` tokens.
 
-    For each token and layer 8d + 2d_kv + 4f + heads + 2: inputs and outputs of two norms, queries, keys, values, what comes
+    For each token and layer 6d + 2d_q + 2d_kv + 4f + heads + 2: inputs and outputs of two norms, queries, keys, values, what comes
     out of attention before and after its projection, four in the network, a number for each norm and head; then the last
     norm, the logits, and the labels. With checkpoints a layer keeps its input alone (and one of them, while its turn in
     the backward pass lasts, everything). Exact for `transformers` 5.24 with PyTorch's attention that does not keep its matrix.
     """
     batch, length = check_count("batch", batch), check_count("length", length)
-    d, f, kv, head = _sizes(config)
+    d, f, q, kv, head = _sizes(config)
     heads = config.num_attention_heads
-    layer = 8 * d + 2 * kv + 4 * f + heads + 2
+    layer = 6 * d + 2 * q + 2 * kv + 4 * f + heads + 2
     rest = 3 * d + config.vocab_size + 5  # two integers of eight bytes among them
     each = config.num_hidden_layers * (d if checkpointed else layer) + rest
     turn = layer - d if checkpointed else 0
     return batch * length * (each + turn) + 2 * length * head
+
+
+def saved(model, batch: int, length: int) -> int:
+    """The same by count: bytes that a forward pass on random tokens keeps, weights apart, each storage once."""
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    found, alive = {}, []
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            found[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor)  # so that no storage is used again and counted as one
+        return tensor
+
+    tokens = torch.randint(model.config.vocab_size, (batch, length))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        model(input_ids=tokens, labels=tokens, use_cache=False)
+    return sum(found.values())
 
 
 def training(
@@ -97,7 +117,10 @@ def training(
     }
 
 
-def _sizes(config) -> tuple[int, int, int, int]:
-    head = config.hidden_size // config.num_attention_heads
-    kv = head * config.num_key_value_heads
-    return config.hidden_size, config.intermediate_size, kv, head
+def _sizes(config) -> tuple[int, int, int, int, int]:
+    # said for itself, or, by old files, not at all
+    head = getattr(config, "head_dim", None) or (
+        config.hidden_size // config.num_attention_heads
+    )
+    q, kv = head * config.num_attention_heads, head * config.num_key_value_heads
+    return config.hidden_size, config.intermediate_size, q, kv, head
