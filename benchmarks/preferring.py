@@ -142,9 +142,12 @@ def enough(kind, labels, lr, seed):
     reference, ref, reward = task()
     generator = torch.Generator().manual_seed(seed)
     best = exact.optimal_policy(ref, reward, BETA)
-    source = ref if kind == "preferences" else best
-    data = pairs.draw(source, reward, labels, generator)
-    loss = "dpo" if kind == "preferences" else "likelihood"
+    if kind == "preferences":
+        data, loss = pairs.draw(ref, reward, labels, generator), "dpo"
+    else:  # answers as they come: the better of two would come from another policy
+        prompts = torch.randint(len(best), (labels,), generator=generator)
+        one = pairs.answers(best, prompts, 1, generator)
+        data, loss = torch.column_stack((prompts, one, one)), "likelihood"
     policy = methods.offline(reference, data, BETA, lr, 1, seed, loss)
     row = {"kind": kind, "labels": labels, "lr": lr, "seed": seed}
     return row | judged(words.table(policy))
@@ -158,6 +161,12 @@ def main():
     module = importlib.import_module("preferring")
     pool = Parallel(options.jobs, return_as="generator_unordered")
     record = provenance("joblib")
+    _, ref, reward = task()
+    for name, policy in (
+        ("reference", ref),
+        ("optimum", exact.optimal_policy(ref, reward, BETA)),
+    ):
+        record[name] = judged(policy)
     path = options.out / "preferring-cpu.json"
     rows = json.loads(path.read_text()) if path.exists() else {}
 

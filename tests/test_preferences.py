@@ -573,3 +573,89 @@ def test_trl_computes_the_same_loss(trl_trainer, kind):
     ]
     # TRL takes logarithms of probabilities in float32, whatever the model's numbers are.
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*grads, strict=True))
+
+
+# what used to pass in silence
+
+
+def test_forward_kl_where_the_reference_never_answers_so():
+    """A response of probability zero changes nothing about the others."""
+    ref = torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64).log()
+    reward = torch.tensor([0.0, 1.0, 9.0], dtype=torch.float64)
+    for penalty in ("kl", "forward-kl", "chi2"):
+        with_it = exact.regularised(ref, reward, 1.0, penalty).exp()
+        without = exact.regularised(ref[:2], reward[:2], 1.0, penalty).exp()
+        assert torch.allclose(with_it[:2], without, atol=1e-9) and not with_it[2]
+
+
+def test_gradients_of_a_divergence_with_a_forbidden_response():
+    z = torch.tensor([0.3, -0.2], dtype=torch.float64, requires_grad=True)
+    never = torch.tensor([-torch.inf], dtype=torch.float64)
+    ref = torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64).log()
+    policy = torch.cat((z.log_softmax(0), never))
+    (gradient,) = torch.autograd.grad(exact.kl(policy, ref), z)
+    (alone,) = torch.autograd.grad(exact.kl(z.log_softmax(0), ref[:2]), z)
+    assert torch.allclose(gradient, alone) and gradient.isfinite().all()
+
+
+def test_narrow_types_settle_on_the_same_values():
+    reward = torch.ones(1, 1, dtype=torch.float64)
+    ref = torch.zeros(1, 1, dtype=torch.float64)
+    stay = torch.ones(1, 1, 1, dtype=torch.float64)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        some = (x.to(dtype) for x in (reward, ref, stay))
+        value = exact.soft_value_iteration(*some, 1.0, 0.98)[1]
+        assert value.dtype == dtype and float(value) == pytest.approx(50, rel=4e-3)
+
+
+def test_a_tilt_that_overflows_is_refused():
+    ref = torch.tensor([0.5, 0.5]).log()
+    with pytest.raises(ValueError, match="too large"):
+        exact.optimal_policy(ref, torch.tensor([1e38, 0.0]), 1e-3)
+
+
+@pytest.mark.parametrize(
+    "call",
+    (
+        lambda: pairs.bradley_terry(torch.zeros(2, 3)),
+        lambda: pairs.expected_loss(*[torch.zeros(2, 3)] * 2, torch.zeros(3, 3)),
+        lambda: pairs.expected_loss(torch.zeros(3), torch.zeros(2), torch.zeros(3, 3)),
+        lambda: pairs.draw(torch.tensor([0.5, 0.5]), torch.zeros(2), 3),
+        lambda: pairs.draw(torch.tensor([0.5, 0.5]).log(), torch.tensor([0, torch.nan]), 3),
+        lambda: pairs.fit(torch.ones(2, 2), torch.tensor([0.5, 0.5]).log(), -0.5),
+        lambda: pairs.fit(torch.full((2, 2), torch.inf), torch.tensor([0.5, 0.5]).log(), 1.0),
+        lambda: pairs.regret_ahead(*[torch.tensor([0.5, 0.5]).log()] * 2, torch.zeros(2), -1.0),
+        lambda: pairs.regret_ahead(torch.tensor([1.0, 0.0]).log(), torch.tensor([0.5, 0.5]).log(), torch.zeros(2), 1.0),
+        lambda: losses.sequence_logps(torch.zeros(1, 2, 3), torch.zeros(1, 2), torch.tensor([[0, 1]])),
+        lambda: losses.sequence_logps(torch.zeros(0, 2, 3), torch.zeros(0, 2).long(), torch.zeros(0, 2)),
+    ),
+)  # fmt: skip
+def test_odd_inputs_are_refused(call):
+    with pytest.raises(ValueError):
+        call()
+
+
+def test_nan_at_padding_leaves_the_gradient_alone():
+    logits = torch.randn(1, 4, 5, dtype=torch.float64)
+    logits[0, 2:] = torch.nan
+    logits.requires_grad_(True)
+    labels, mask = torch.tensor([[1, 2, 3, 0]]), torch.tensor([[0, 1, 1, 0]])
+    losses.sequence_logps(logits, labels, mask).sum().backward()
+    assert logits.grad.isfinite().all() and logits.grad[0, :2].abs().sum() > 0
+
+
+@pytest.mark.parametrize("kind", ("float", "uint8", "two"))
+def test_cringe_takes_a_mask_of_any_type(kind):
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 5, 7, generator=g)
+    labels = torch.randint(7, (4, 5), generator=g)
+    mask = torch.tensor([[0, 0, 1, 1, 0]]).repeat(4, 1).bool()
+    other = {"float": mask.float() * 0.5, "uint8": mask.to(torch.uint8) * 255}
+    other = other.get(kind, mask.long() * 2)
+    same = [
+        losses.pairwise_cringe_loss(
+            logits, labels, m, generator=torch.Generator().manual_seed(1)
+        )
+        for m in (mask, other)
+    ]
+    assert torch.equal(*same)

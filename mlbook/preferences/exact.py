@@ -20,9 +20,10 @@ def optimal_policy(ref: Tensor, reward: Tensor, beta: float) -> Tensor:
     Returns:
         its log-probabilities, of the same shape.
     Raises:
-        ValueError: shapes differ, `ref` is not normalised, a reward is not finite, or `beta` is not positive.
+        ValueError: shapes differ, `ref` is not normalised, a reward is not finite or too large for its type once it is divided
+            by `beta`, or `beta` is not positive.
     """
-    return (_checked(ref, beta, reward) + reward / beta).log_softmax(-1)
+    return _tilted(ref, reward, beta).log_softmax(-1)
 
 
 def log_partition(ref: Tensor, reward: Tensor, beta: float) -> Tensor:
@@ -31,17 +32,18 @@ def log_partition(ref: Tensor, reward: Tensor, beta: float) -> Tensor:
     Raises:
         ValueError: as `optimal_policy`.
     """
-    return (_checked(ref, beta, reward) + reward / beta).logsumexp(-1)
+    return _tilted(ref, reward, beta).logsumexp(-1)
 
 
 def implied_reward(policy: Tensor, ref: Tensor, beta: float) -> Tensor:
-    """β log π(y|x)/π_ref(y|x): the reward, up to a term of the prompt alone, for which `policy` would be optimal.
+    """β log π(y|x)/π_ref(y|x): the reward, up to a term of the prompt alone, for which `policy` would be optimal; NaN for a
+    response that neither ever gives, since any reward would do.
 
     Raises:
         ValueError: shapes differ, a policy is not normalised, or `beta` is not positive.
     """
-    _checked(policy, beta)
-    return beta * (policy - _checked(ref, beta, policy, finite=False))
+    checked(policy, beta)
+    return beta * (policy - checked(ref, beta, policy, finite=False))
 
 
 def kl(p: Tensor, q: Tensor) -> Tensor:
@@ -50,8 +52,9 @@ def kl(p: Tensor, q: Tensor) -> Tensor:
     Raises:
         ValueError: shapes differ, or one is not normalised.
     """
-    p, q = _checked(p, 1.0), _checked(q, 1.0, p, finite=False)
-    return torch.where(p.isneginf(), 0.0, p.exp() * (p - q)).sum(-1)
+    p, q = checked(p, 1.0), checked(q, 1.0, p, finite=False)
+    never = p.isneginf()  # left out before the difference: its gradient would be NaN
+    return (p.exp() * (p.masked_fill(never, 0.0) - q.masked_fill(never, 0.0))).sum(-1)
 
 
 def objective(policy: Tensor, ref: Tensor, reward: Tensor, beta: float) -> Tensor:
@@ -60,7 +63,7 @@ def objective(policy: Tensor, ref: Tensor, reward: Tensor, beta: float) -> Tenso
     Raises:
         ValueError: as `optimal_policy`.
     """
-    _checked(ref, beta, reward)
+    checked(ref, beta, reward)
     return (policy.exp() * reward).sum(-1) - beta * kl(policy, ref)
 
 
@@ -76,10 +79,12 @@ def regularised(ref: Tensor, reward: Tensor, beta: float, penalty: str) -> Tenso
     Raises:
         ValueError: as `optimal_policy`; or the penalty is unknown.
     """
-    prob = _checked(ref, beta, reward).exp()
+    prob = checked(ref, beta, reward).exp()
     shares = {
         "kl": lambda s: prob * s.clamp(max=700).exp(),
-        "forward-kl": lambda s: torch.where(s < 0, prob / -s, torch.inf),
+        "forward-kl": lambda s: torch.where(
+            s < 0, prob / -s, torch.where(prob > 0, torch.inf, 0.0)
+        ),
         "chi2": lambda s: prob * (1 + s).clamp(min=0),
         "l2": lambda s: (prob + s).clamp(min=0),
     }
@@ -93,7 +98,10 @@ def regularised(ref: Tensor, reward: Tensor, beta: float, penalty: str) -> Tenso
         over = shares[penalty](score - middle).sum(-1, keepdim=True) > 1
         low, high = torch.where(over, middle, low), torch.where(over, high, middle)
     policy = shares[penalty](score - high)
-    return (policy / policy.sum(-1, keepdim=True)).log()
+    total = policy.sum(-1, keepdim=True)
+    if not (total - 1).abs().max() < 1e-3:
+        raise ValueError(f"the {penalty} policy sums to {total.min()}: use float64")
+    return (policy / total).log()
 
 
 def soft_value_iteration(
@@ -118,9 +126,11 @@ def soft_value_iteration(
         Q (states, actions), V (states,), and log π*(a|s) = (Q − V)/β.
     Raises:
         ValueError: shapes, an unnormalised `ref`, rows that are no probabilities, a `discount` outside (0, 1].
-        RuntimeError: values do not settle: without a discount, nothing forces an end.
+        RuntimeError: values do not settle: without a discount, nothing forces an end. (All is computed in float64.)
     """
-    ref = _checked(ref, beta, reward)
+    dtype = checked(ref, beta, reward).dtype
+    # narrow types settle, on something else
+    ref, reward, transitions = ref.double(), reward.double(), transitions.double()
     states, actions = ref.shape
     if transitions.shape != (states, actions, states):
         raise ValueError(
@@ -132,17 +142,40 @@ def soft_value_iteration(
         raise ValueError(f"discount must lie in (0, 1], got {discount}")
     V = torch.zeros_like(ref[:, 0])
     for _ in range(100_000):
-        Q = reward + beta * ref + discount * transitions.to(ref) @ V
+        Q = reward + beta * ref + discount * transitions @ V
         new = beta * (Q / beta).logsumexp(-1)
         if torch.equal(new, V) or (new - V).abs().max() < 1e-14 * new.abs().max():
-            return Q, new, (Q - new[:, None]) / beta
+            return tuple(x.to(dtype) for x in (Q, new, (Q - new[:, None]) / beta))
         V = new
-    raise RuntimeError("values do not settle: with discount 1 every path must end")
+    raise RuntimeError(
+        "values do not settle in 100,000 sweeps: with discount 1 every path must end, and with one close to 1 it takes long"
+    )
 
 
-def _checked(ref, beta, like=None, finite=True):
+def _tilted(ref: Tensor, reward: Tensor, beta: float) -> Tensor:
+    checked(ref, beta, reward)
+    tilt = reward / beta
+    if not tilt.isfinite().all():
+        raise ValueError(f"a reward over beta = {beta} is too large for {tilt.dtype}")
+    return ref + tilt
+
+
+def check_beta(beta: float) -> float:
+    """`beta`, if it is positive and finite; else a ValueError."""
     if not (beta > 0 and math.isfinite(beta)):
         raise ValueError(f"beta must be positive and finite, got {beta}")
+    return beta
+
+
+def checked(
+    ref: Tensor, beta: float = 1.0, like: Tensor | None = None, finite: bool = True
+) -> Tensor:
+    """`ref`, if it holds log-probabilities that sum to one, `beta` is a price, and `like` of the same shape (and finite).
+
+    Raises:
+        ValueError: naming what is wrong.
+    """
+    check_beta(beta)
     if not ref.is_floating_point():
         raise ValueError(f"log-probabilities are floating-point, got {ref.dtype}")
     off = (ref.logsumexp(-1).exp() - 1).abs().max() if ref.numel() else math.nan

@@ -1,10 +1,10 @@
 """Losses of preference optimisation, on the log-probabilities of whole responses."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mlbook.preferences.exact import check_beta
 
 
 def sequence_logps(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
@@ -18,13 +18,18 @@ def sequence_logps(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         (batch,), in nats; in float32 where the logits are narrower.
     Raises:
         ValueError: shapes do not fit, a completion is empty (nothing would be learnt from the row) or begins at the first
-            token, which nothing predicts (its prompt was cut away), or one of its tokens is not in the vocabulary.
+            token, which nothing predicts (its prompt was cut away; a prompt that was cut away and filled up with padding on
+            the left cannot be told from one), one of its tokens is not in the vocabulary, or there is no row.
     """
     if logits.ndim != 3 or not labels.shape == mask.shape == logits.shape[:2]:
         raise ValueError(
             "logits are (batch, length, vocabulary), labels and mask (batch, length); got "
             f"{tuple(logits.shape)}, {tuple(labels.shape)} and {tuple(mask.shape)}"
         )
+    if labels.dtype.is_floating_point or labels.dtype == torch.bool:
+        raise ValueError(f"labels are numbers of tokens, got {labels.dtype}")
+    if not len(labels):
+        raise ValueError("there is no row")
     mask = mask.bool()
     if not mask.any(1).all():
         raise ValueError(f"row {_first(~mask.any(1))} has an empty completion")
@@ -39,6 +44,8 @@ def sequence_logps(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
             f"a completion has tokens from {kept.min()} to {kept.max()}; the vocabulary has {logits.shape[2]}"
         )
     logits = logits[:, :-1].to(torch.promote_types(logits.dtype, torch.float32))
+    # whatever stands at padding, NaN too, has no part in the gradient
+    logits = logits.masked_fill(~mask[:, 1:, None], 0.0)
     tokens = labels[:, 1:].where(mask[:, 1:], 0)
     each = logits.gather(2, tokens[:, :, None])[:, :, 0] - logits.logsumexp(2)
     return torch.where(mask[:, 1:], each, 0.0).sum(1)
@@ -55,7 +62,7 @@ def dpo_loss(
     """−log σ(β log π(y_w)/π_ref(y_w) − β log π(y_l)/π_ref(y_l)), for each pair (Rafailov et al. 2023, equation 7).
 
     Args:
-        policy_chosen_logps, ...: log-probabilities of whole responses, (batch,) each.
+        policy_chosen_logps, ...: log-probabilities of whole responses, (batch,) each; gradients flow to all four: detach the reference's.
         beta: as in `exact.optimal_policy`.
         label_smoothing: the chance ε in [0, ½) that a label is the wrong way round; −(1 − ε) log σ(m) − ε log σ(−m)
             (Mitchell 2023).
@@ -138,8 +145,9 @@ def pairwise_cringe_loss(
         raise ValueError(f"top must lie in 1 to {logits.shape[2] - 1}, got {top}")
     half = len(logps) // 2
     chosen, rejected = logps[:half], logps[half:]
+    mask = mask.bool()
     counts = mask[:, 1:].sum(1)
-    kept = mask[half:, 1:].bool()
+    kept = mask[half:, 1:]
     scores = logits[half:, :-1]
     tokens = labels[half:, 1:].where(kept, 0)[:, :, None]
     negative = scores.gather(2, tokens)
@@ -156,8 +164,7 @@ def pairwise_cringe_loss(
 
 def _rewards(policy_chosen, policy_rejected, ref_chosen, ref_rejected, beta):
     all_four = (policy_chosen, policy_rejected, ref_chosen, ref_rejected)
-    if not (beta > 0 and math.isfinite(beta)):
-        raise ValueError(f"beta must be positive and finite, got {beta}")
+    check_beta(beta)
     if len({logps.shape for logps in all_four}) != 1:
         raise ValueError(f"shapes differ: {[tuple(t.shape) for t in all_four]}")
     for name, logps in zip(
@@ -167,7 +174,13 @@ def _rewards(policy_chosen, policy_rejected, ref_chosen, ref_rejected, beta):
     ):
         if not logps.isfinite().all():
             raise ValueError(f"one of the {name} log-probabilities is not finite")
-    return beta * (policy_chosen - ref_chosen), beta * (policy_rejected - ref_rejected)
+    return tuple(
+        beta * (policy - ref)
+        for policy, ref in (
+            (policy_chosen, ref_chosen),
+            (policy_rejected, ref_rejected),
+        )
+    )
 
 
 def _first(rows: Tensor) -> int:

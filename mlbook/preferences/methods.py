@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlbook.common.checks import check_count
-from mlbook.preferences import losses, pairs, words
+from mlbook.preferences import exact, losses, pairs, words
 
 BATCH = 64
 
@@ -36,9 +36,14 @@ def offline(
         options: further arguments of the loss; and `bonus`, (22,621,): what labels are known to add to each response
             beyond the reward that is wanted. It explains them in the policy's stead (Park et al. 2024, for length).
     Raises:
-        ValueError: the kind is unknown, or `epochs` is no whole number of at least 1.
+        ValueError: the kind is unknown or has no use for an option, `data` are no pairs of these words, or `epochs` is no whole
+            number of at least 1.
     """
     epochs = check_count("epochs", epochs)
+    if data.ndim != 2 or data.shape[1] != 3 or not len(data):
+        raise ValueError(f"data must be (n, 3), got {tuple(data.shape)}")
+    if data.min() < 0 or data[:, 0].max() >= words.N:
+        raise ValueError(f"there are {words.N} prompts, got {int(data[:, 0].max())}")
     generator = torch.Generator().manual_seed(seed)
     loss = _loss(reference, beta, kind, generator, options)
     batches = _batches(data, epochs, generator)
@@ -90,6 +95,10 @@ def _loss(reference, beta, kind, generator, options):
     kinds = ("dpo", "ipo", "cringe", "likelihood")
     if kind not in kinds:
         raise ValueError(f"kind is {kind!r}, not one of {', '.join(kinds)}")
+    if bonus is not None and kind in ("cringe", "likelihood"):
+        raise ValueError(f"{kind} has no reference that a bonus could be added to")
+    if options and kind == "likelihood":
+        raise ValueError(f"likelihood has no options, got {', '.join(options)}")
 
     def loss(policy, batch):
         tokens, mask = _both(batch)
@@ -193,9 +202,9 @@ def rejection_sampled(
     proportion to exp(r̂/β), as the largest of r̂/β plus Gumbel noise do (Yellott 1977). The kept meet two by two.
 
     Raises:
-        ValueError: `n` is no whole number of at least 1, or `kept` no even one of at most `candidates`.
+        ValueError: `n` is no whole number of at least 1, `kept` no even one of at most `candidates`, or `beta` not positive.
     """
-    n = check_count("n", n)
+    n, beta = check_count("n", n), exact.check_beta(beta)
     if kept % 2 or not 0 < kept <= candidates:
         raise ValueError(f"kept must be even and at most {candidates}, got {kept}")
     groups = -(-2 * n // kept)

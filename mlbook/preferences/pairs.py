@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mlbook.common.checks import check_count
+from mlbook.preferences import exact
 
 
 def draw(
@@ -23,13 +24,10 @@ def draw(
     Returns:
         (n, 3) integers: prompt (0 where there is one), chosen, rejected.
     Raises:
-        ValueError: shapes differ, or `n` is no whole number of at least 1.
+        ValueError: shapes differ, `sampler` is not normalised, a reward is not finite, or `n` is no whole number of at least 1.
     """
     n = check_count("n", n)
-    if sampler.shape != reward.shape:
-        raise ValueError(
-            f"shapes differ: {tuple(sampler.shape)} and {tuple(reward.shape)}"
-        )
+    exact.checked(sampler, like=reward)
     sampler, reward = torch.atleast_2d(sampler), torch.atleast_2d(reward)
     prompts = torch.randint(len(sampler), (n,), generator=generator)
     two = answers(sampler, prompts, 2, generator)
@@ -69,14 +67,26 @@ def expected_loss(implied: Tensor, sampler: Tensor, wins: Tensor) -> Tensor:
         implied: the implied rewards of a policy, (responses,): β log π/π_ref for DPO.
         sampler: log μ, where both responses of a pair come from, (responses,).
         wins: p(a ≻ b), (responses, responses), such as `bradley_terry(reward)`.
+    Raises:
+        ValueError: shapes do not fit.
     """
+    if implied.ndim != 1 or not wins.shape == 2 * implied.shape == 2 * sampler.shape:
+        raise ValueError(
+            f"one prompt's responses: got {tuple(implied.shape)}, {tuple(sampler.shape)}, {tuple(wins.shape)}"
+        )
     log_sigmoid = F.logsigmoid(implied[:, None] - implied[None])
     met = sampler.exp()[:, None] * sampler.exp()[None]
     return -2 * (met * wins * log_sigmoid).sum()
 
 
 def bradley_terry(reward: Tensor) -> Tensor:
-    """p(a ≻ b) = σ(r(a) − r(b)): (responses, responses) (Bradley and Terry 1952)."""
+    """p(a ≻ b) = σ(r(a) − r(b)), from r (responses,): (responses, responses) (Bradley and Terry 1952).
+
+    Raises:
+        ValueError: `reward` has more dimensions: a prompt at a time.
+    """
+    if reward.ndim != 1:
+        raise ValueError(f"reward must be (responses,), got {tuple(reward.shape)}")
     return torch.sigmoid(reward[:, None] - reward[None])
 
 
@@ -89,9 +99,13 @@ def fit(wins: Tensor, ref: Tensor, beta: float) -> Tensor:
     Returns:
         log-probabilities (responses,).
     Raises:
-        ValueError: shapes do not fit, or a group of responses never lost to the others: the best policy then gives the
-            rest no probability at all, and no finite numbers do that (Ford 1957).
+        ValueError: shapes do not fit, counts are negative or not finite, `beta` is not positive, or a group of responses never
+            lost to the others: the best policy then gives the rest no probability at all, and no finite numbers do that
+            (Ford 1957).
     """
+    exact.checked(ref, beta)
+    if not (wins.isfinite() & (wins >= 0)).all():
+        raise ValueError("counts of wins are finite and not negative")
     if wins.shape != (len(ref), len(ref)):
         raise ValueError(f"wins must be {2 * (len(ref),)}, got {tuple(wins.shape)}")
     reach = (wins > 0).double() + torch.eye(len(ref), dtype=torch.float64)
@@ -137,7 +151,14 @@ def regret_ahead(sampler: Tensor, ref: Tensor, reward: Tensor, beta: float) -> f
 
     The regret is β KL(π̂‖π*), to second order the variance under π* of the error in the rewards, over 2β; and that error has
     the inverse of Fisher's information as its covariance.
+
+    Raises:
+        ValueError: as `exact.optimal_policy`; or `sampler` never gives some response, whose reward nothing then tells.
     """
+    exact.checked(ref, beta, reward)
+    exact.checked(sampler, like=ref, finite=False)
+    if not sampler.isfinite().all():
+        raise ValueError("the sampler never gives some response")
     chance = sampler.double().exp()
     met = chance[:, None] * chance[None]
     best = (ref.double() + reward.double() / beta).softmax(-1)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mlbook.common import corpora, training
 from mlbook.common.lm import Transformer
+from mlbook.preferences import exact
 
 LETTERS = "etaoinshrdlu"  # the most frequent of English
 N, LONGEST = len(LETTERS), 4
@@ -93,7 +94,12 @@ def controlled(ref: Tensor, reward: Tensor, beta: float, soft: bool = True) -> T
             reference from there, E_ref[r | s′] (Mudgal et al. 2023; Yang and Klein 2021).
     Returns:
         a table of the same shape.
+    Raises:
+        ValueError: as `exact.optimal_policy`; or the reference never gives some response.
     """
+    exact.checked(ref, beta, reward)
+    if not ref.isfinite().all():
+        raise ValueError("a response has no probability at all under the reference")
     sizes = [N**depth for depth in range(LONGEST + 1)]
     ends = [part.view(N, -1) for part in ref.split(sizes, 1)]
     points = [part.reshape(N, -1) for part in reward.split(sizes, 1)]
