@@ -2,7 +2,7 @@
 
     PYTHONPATH=. python benchmarks/preferring_smollm.py
 
-Questions about the subjects of Wikipedia's pages; four answers of the model's own to each; preferences of the Bradley–Terry
+Questions about the subjects of Wikipedia's pages; six answers of the model's own to each; preferences of the Bradley–Terry
 model whose reward is less, the longer the words are (said openly: a program prefers, not a person). Some dozens of steps, then
 new answers to questions about subjects that were held out, before and after.
 """
@@ -23,6 +23,7 @@ QUESTION = "Who or what is {}? Answer in two sentences."
 START, STOP = 1, 2
 SCALE = 4.0  # of the reward, for each letter of mean length
 BETA, LR, BATCH, LONGEST = 0.1, 2e-4, 8, 48
+EACH = 6  # answers to each question, which makes fifteen pairs: enough for every pair to be seen once
 # Of policy and reference alike: at 1 so small a model often writes nonsense.
 TEMPERATURE = 0.7
 
@@ -82,6 +83,11 @@ def answers(model, tokenizer, prompts, each, seed):
     return [found[i * each : (i + 1) * each] for i in range(len(prompts))]
 
 
+def text(tokenizer, answer: list[int]) -> str:
+    """Without the end token, whose letters would count as words."""
+    return tokenizer.decode([t for t in answer if t != STOP])
+
+
 def _batched(rows, n):
     return (rows[i : i + n] for i in range(0, len(rows), n))
 
@@ -101,7 +107,7 @@ def logps(model, prompts, completions):
 
 def main():
     parser = arguments(__doc__, minutes=120)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     from peft import LoraConfig, get_peft_model
@@ -130,7 +136,7 @@ def main():
     def paired(subjects, found):
         rows = []
         for p, four in zip(ask(subjects), found, strict=True):
-            scores = [reward(tokenizer.decode(a)) for a in four]
+            scores = [reward(text(tokenizer, a)) for a in four]
             for i, j in itertools.combinations(range(len(four)), 2):
                 chance = torch.sigmoid(torch.tensor(scores[i] - scores[j]))
                 if torch.rand((), generator=g) > chance:
@@ -138,12 +144,12 @@ def main():
                 rows.append((p, four[i], four[j]))
         return rows
 
-    drawn = answers(base, tokenizer, ask(train), 4, options.seed)
+    drawn = answers(base, tokenizer, ask(train), EACH, options.seed)
     pairs = paired(train, drawn)
     held = answers(base, tokenizer, ask(test), 4, options.seed + 1)
     held_pairs = paired(test, held)
     record["pairs"], record["held_out_pairs"] = len(pairs), len(held_pairs)
-    spread = torch.tensor([reward(tokenizer.decode(a)) for four in drawn for a in four])
+    spread = torch.tensor([reward(text(tokenizer, a)) for four in drawn for a in four])
     record["reward_sd"] = spread.std().item()
     print(
         "sampled", time.monotonic() - start, len(pairs), record["reward_sd"], flush=True
@@ -166,7 +172,7 @@ def main():
         ),
     )
     record["trained"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    record["parameters"] = sum(p.numel() for p in base.parameters())
+    record["parameters"] = model.num_parameters() - record["trained"]
 
     def both(batch, adapted=True):
         prompts, chosen, rejected = zip(*batch, strict=True)
@@ -187,7 +193,8 @@ def main():
 
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad])
     order = torch.randperm(len(pairs), generator=g).tolist()
-    order = (order * (1 + options.steps * BATCH // len(order)))[: options.steps * BATCH]
+    options.steps = min(options.steps, len(pairs) // BATCH)
+    order = order[: options.steps * BATCH]
     for step, some in enumerate(_batched(order, BATCH)):
         batch = [pairs[i] for i in some]
         ref = both(batch, adapted=False)
@@ -220,10 +227,12 @@ def main():
     record["answers"] = [
         {
             "subject": s,
-            "before": [tokenizer.decode([t for t in a if t != STOP]) for a in b],
-            "after": [tokenizer.decode([t for t in a if t != STOP]) for a in c],
-            "reward_before": [reward(tokenizer.decode(a)) for a in b],
-            "reward_after": [reward(tokenizer.decode(a)) for a in c],
+            "before": [text(tokenizer, a) for a in b],
+            "after": [text(tokenizer, a) for a in c],
+            "cut_before": sum(STOP not in a for a in b),
+            "cut_after": sum(STOP not in a for a in c),
+            "reward_before": [reward(text(tokenizer, a)) for a in b],
+            "reward_after": [reward(text(tokenizer, a)) for a in c],
         }
         for s, b, c in zip(test, before, after, strict=True)
     ]
