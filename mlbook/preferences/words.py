@@ -49,6 +49,13 @@ def spell(prompt: int, response: int) -> str:
     return LETTERS[prompt] + "".join(LETTERS[t] for t in letters)
 
 
+def spelt(vocabulary) -> Tensor:
+    """Which responses to which prompts make words of a vocabulary: (12, 22,621), as floating-point numbers."""
+    number = range(len(responses()[0]))
+    rows = [[spell(x, y) in vocabulary for y in number] for x in range(N)]
+    return torch.tensor(rows).double()
+
+
 def lengths() -> Tensor:
     """How many letters each response has: (22,621,)."""
     return (responses()[0] != END).sum(1)
