@@ -1,11 +1,16 @@
 """The room of the chapter on training with Hugging Face's libraries."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 
 from mlbook.hf_training import data, memory, metrics, packing, run
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
 def config(**change):
@@ -297,3 +302,50 @@ def test_the_hub_on_a_bad_day(monkeypatch, outcome):
     Hub(monkeypatch, outcome)
     with pytest.raises((OSError, ValueError)):
         data.from_hub(3)
+
+
+# what the benchmark records, at a small size: a kill, two processes
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.setenv("PYTHONPATH", str(BENCHMARKS.parent))
+    import finetuning
+
+    monkeypatch.setattr(finetuning, "STEPS", 4)
+    return finetuning
+
+
+def test_a_training_goes_on_after_a_kill_in_the_middle_of_a_save(bench, tmp_path):
+    """Killed while its optimizer is written, it begins again at the checkpoint before, and nothing shows in the losses."""
+    sizes = ("--steps", "4", "--save", "2", "--batch", "4")
+    whole, folder = tmp_path / "whole", tmp_path / "struck"
+    assert bench.called(bench.program("--folder", str(whole), *sizes)) == 0
+    code = bench.STRUCK.replace(f"checkpoint-{bench.VICTIM}", "checkpoint-4")
+    struck = [bench.sys.executable, "-c", code, "optimizer.pt"]
+    assert bench.called([*struck, "--folder", str(folder), *sizes]) == -9
+    assert (folder / "checkpoint-4/optimizer.pt").exists()
+    assert run.last_whole(folder) == str(folder / "checkpoint-2")
+    assert bench.called(bench.program("--folder", str(folder), *sizes)) == 0
+    last = [bench.Path(f, "checkpoint-4/model.safetensors") for f in (whole, folder)]
+    assert last[0].read_bytes() == last[1].read_bytes()
+
+
+def test_two_processes_do_what_one_does(bench, tmp_path):
+    """Half the batch each, under `accelerate launch`: the same weights after four steps, but for the order of sums."""
+    config = tmp_path / "two.yaml"
+    config.write_text(bench.ACCELERATE.format(kind="MULTI_GPU"))
+    accelerate = bench.Path(bench.sys.executable).with_name("accelerate")
+    launch = [str(accelerate), "launch", "--config_file", str(config)]
+    module = ["-m", "mlbook.hf_training.run", "--steps", "4", "--save", "4"]
+    found = []
+    for start, batch, processes in (([bench.sys.executable], 8, 1), (launch, 4, 2)):
+        folder = tmp_path / str(processes)
+        more = ["--batch", str(batch), "--folder", str(folder)]
+        bench.called([*start, *module, *more], OMP_NUM_THREADS="1")
+        done = bench.json.loads((folder / "done.json").read_text())
+        assert done["processes"] == processes
+        found.append(load_file(folder / "checkpoint-4/model.safetensors"))
+    for name, weights in found[0].items():
+        assert torch.allclose(weights, found[1][name], atol=1e-4), name

@@ -6,7 +6,7 @@ IGNORED = -100
 
 
 def token_accuracy(predicted, labels) -> tuple[int, int]:
-    """How many tokens the likeliest guess got right, and of how many: position t guesses token t + 1.
+    """Tokens that were guessed rightly, and how many count: t guesses token t + 1.
 
     Args:
         predicted: (batch, length), the likeliest token at each position; or logits (batch, length, vocabulary).
@@ -21,7 +21,7 @@ def token_accuracy(predicted, labels) -> tuple[int, int]:
         predicted = predicted.argmax(-1)
     if labels.ndim != 2 or predicted.shape != labels.shape:
         raise ValueError(
-            f"predicted {predicted.shape} and labels {labels.shape} must be (batch, length) both"
+            f"predicted {predicted.shape} and labels {labels.shape}: not (batch, length)"
         )
     guesses, wanted = predicted[:, :-1], labels[:, 1:]
     counts = wanted != IGNORED

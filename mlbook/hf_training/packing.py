@@ -9,7 +9,7 @@ from mlbook.common.checks import check_count
 
 
 def best_fit(lengths: list[int], size: int) -> list[list[int]]:
-    """Best fit decreasing: texts by falling length, each into the fullest row that still has room for it.
+    """Texts by falling length, each into the fullest row that has room for it.
 
     Args:
         lengths: in tokens, of at least one; longer ones than `size` count as cut to it.

@@ -40,7 +40,7 @@ CHECKPOINTING = (
 
 
 def make_tokenizer(texts: list[str], size: int = 1024) -> PreTrainedTokenizerFast:
-    """Byte pairs learnt from these texts (Sennrich et al. 2016), and two tokens that no text holds: <pad> and <eos>."""
+    """Byte pairs learnt from these texts (Sennrich et al. 2016), <pad> and <eos>."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -212,9 +212,10 @@ def make_trainer(model, tokenizer, args: SFTConfig, train, held_out, **more):
 
 
 def last_whole(folder: str | Path) -> str | None:
-    """The newest checkpoint that was written to its end, or None: the trainer writes its state last.
+    """The newest checkpoint that was written to its end, or None.
 
-    What a kill left unfinished is passed over; `resume_from_checkpoint=True` would take it.
+    The trainer writes its own state last. What a kill left unfinished is passed
+    over; `resume_from_checkpoint=True` would take it.
     """
     found = [p.parent for p in Path(folder).glob("checkpoint-*/trainer_state.json")]
     whole = [p for p in found if _is_json(p / "trainer_state.json")]
