@@ -81,9 +81,8 @@ def test_adapters_by_formula_and_by_count(change):
 def test_activations_by_formula_and_by_count(change, batch, length):
     model = LlamaForCausalLM(config(**change))
     found = memory.saved(model, batch, length) / 4
-    assert memory.activations(model.config, batch, length) == pytest.approx(
-        found, rel=1e-3
-    )
+    # but for the loss, and two integers with a batch of one
+    assert abs(memory.activations(model.config, batch, length) - found) <= 3
 
 
 def test_what_training_needs():
@@ -204,6 +203,11 @@ def test_texts_of_a_row_do_not_see_each_other():
         alone = [model(input_ids=t).logits[0] for t in tokens.split(lengths, 1)]
     assert torch.allclose(packed, torch.cat(alone), atol=1e-5)
     seen = packing.attends(lengths)
+    cells = [  # row looks at column: one text, and not forwards
+        [p <= q and sum(p >= e for e in (5, 6)) == sum(q >= e for e in (5, 6)) for p in range(13)]
+        for q in range(13)
+    ]  # fmt: skip
+    assert seen.tolist() == cells
     assert seen.sum() == sum(n * (n + 1) // 2 for n in lengths)
     assert packing.attends(lengths, apart=False).sum() == 13 * 14 // 2
     assert place.tolist() == [0, 1, 2, 3, 4, 0, 0, 1, 2, 3, 4, 5, 6]
@@ -212,10 +216,45 @@ def test_texts_of_a_row_do_not_see_each_other():
 def test_padding():
     assert packing.padding([3, 1, 2, 2], 2) == pytest.approx(2 / 10)
     assert packing.padding([5, 5, 5], 2) == 0
+    assert packing.padding(np.array([200, 100], np.uint8), 2) == 0.25
+    assert packing.wrapped(np.array([100, 250], np.uint8), 200)[1] == [(1, 100, 250)]
     with pytest.raises(ValueError):
         packing.padding([], 2)
     with pytest.raises(ValueError):
         packing.padding([1], 0)
+    with pytest.raises(ValueError):
+        packing.padding([-3, 5], 2)
+    with pytest.raises(ValueError):
+        packing.positions([2.5])
+    assert packing.wrapped([], 4) == packing.best_fit([], 4) == []
+
+
+@pytest.mark.parametrize(
+    "call",
+    (
+        lambda: metrics.token_accuracy(np.full((1, 3, 4), np.nan), np.zeros((1, 3))),
+        lambda: memory.parameters(config(attention_bias=True)),
+        lambda: memory.lora_parameters(config(), 4, ("q_proj", "q_proj")),
+        lambda: data.right({"task": "sing", "output": "la"}, "la"),
+        lambda: data.prompt({"instruction": None, "input": ""}),
+        lambda: run.make_tokenizer(["some text"], 10),
+    ),
+)
+def test_odd_inputs_are_refused(call):
+    with pytest.raises(ValueError):
+        call()
+
+
+def test_numbers_of_any_type_give_the_same():
+    assert memory.training(np.int32(2_000_000_000), 0)["weights"] == 8e9
+    assert data.rows(30, held_out=1) == data.rows(30, held_out=True)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_either_name_of_checkpointing_is_heard(tmp_path):
+    for name in ("gradient_checkpointing", run.CHECKPOINTING):
+        args = run.settings(tmp_path, **{name: True})
+        assert getattr(args, run.CHECKPOINTING)
 
 
 # the program
@@ -223,7 +262,16 @@ def test_padding():
 
 def test_a_checkpoint_that_was_not_finished_is_passed_over(tmp_path):
     assert run.last_whole(tmp_path) is None
-    for step, state in ((5, "{}"), (10, "{}"), (15, '{"half'), (20, None)):
+    whole = '{"global_step": 1}'
+    for step, state in (
+        (5, whole),
+        (10, whole),
+        (15, '{"half'),
+        (20, None),
+        (25, "null"),
+        ("30-old", whole),
+        ("best", whole),
+    ):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
         if state:
@@ -335,7 +383,7 @@ def test_a_training_goes_on_after_a_kill_in_the_middle_of_a_save(bench, tmp_path
 def test_two_processes_do_what_one_does(bench, tmp_path):
     """Half the batch each, under `accelerate launch`: the same weights after four steps, but for the order of sums."""
     config = tmp_path / "two.yaml"
-    config.write_text(bench.ACCELERATE.format(kind="MULTI_GPU"))
+    config.write_text(bench.ACCELERATE)
     accelerate = bench.Path(bench.sys.executable).with_name("accelerate")
     launch = [str(accelerate), "launch", "--config_file", str(config)]
     module = ["-m", "mlbook.hf_training.run", "--steps", "4", "--save", "4"]

@@ -42,7 +42,7 @@ def rows(
     """`n` rows with "instruction", "input" (empty for the task without one), "output", and "task", which says which it is.
 
     The first or the last word of a sentence; whether it has a comma; a word that begins with a letter (no input); the rest of
-    a sentence. Every tenth sentence, and what is made of it, is held out.
+    a sentence. Every tenth sentence, and what is made of it, is held out; the letters that are asked for are the same.
 
     Args:
         tasks: among "first", "last", "comma", "letter", "complete"; as many rows of each.
@@ -54,8 +54,8 @@ def rows(
         raise ValueError(
             f"tasks are some of {', '.join(TASKS)}; got {sorted(unknown) if tasks else 'none'}"
         )
-    rng = random.Random(f"{seed} {held_out}")
-    mine = [s for i, s in enumerate(sentences()) if (i % 10 == 0) == held_out]
+    rng = random.Random(f"{seed} {bool(held_out)}")
+    mine = [s for i, s in enumerate(sentences()) if (i % 10 == 0) == bool(held_out)]
     commas = [s for s in mine if "," in s]
     by_letter: dict[str, list[str]] = {}
     for word in sorted({w for s in mine for w in re.findall(r"\b[a-z]{3,8}\b", s)}):
@@ -110,14 +110,21 @@ def from_hub(n: int) -> list[dict[str, str]]:
     if missing := set(columns) - set(found.column_names):
         raise ValueError(f"{HUB} has no column {', '.join(sorted(missing))}")
     rows = [{c: row[c] or "" for c in columns} | {"task": "free"} for row in found]
-    whole = [row for row in rows if row["instruction"] and row["output"]]
+    whole = [r for r in rows if r["instruction"].strip() and r["output"].strip()]
     if len(whole) < n:
         raise ValueError(f"{HUB} sent {len(whole)} whole rows of {n}")
-    return whole
+    return whole[:n]
 
 
 def prompt(row: dict[str, str]) -> str:
-    """What the model is given: Alpaca's template with an input or without, up to where the answer begins."""
+    """What the model is given: Alpaca's template with an input or without, up to where the answer begins.
+
+    Raises:
+        ValueError: instruction or input is no text.
+    """
+    for field in ("instruction", "input"):
+        if not isinstance(row[field], str):
+            raise ValueError(f"{field} must be text, got {row[field]!r}")
     return (WITH_INPUT if row["input"] else NO_INPUT).format_map(row)
 
 
@@ -135,6 +142,8 @@ def right(row: dict[str, str], answer: str) -> bool | None:
     answer = answer.strip()
     if row["task"] in ("complete", "free"):
         return None
+    if row["task"] not in TASKS:
+        raise ValueError(f"unknown task {row['task']!r}")
     if row["task"] == "letter":
         letter = row["instruction"].rstrip(".")[-1]
         return bool(re.fullmatch(rf"{letter}[a-z]{{2,}}", answer))

@@ -11,8 +11,13 @@ def parameters(config) -> int:
     """Numbers in a Llama with a head for language: embeddings, and for each layer attention, a SwiGLU network, two norms.
 
     Args:
-        config: a `transformers.LlamaConfig`, or anything with its attributes.
+        config: a `transformers.LlamaConfig`.
+    Raises:
+        ValueError: its matrices have biases.
     """
+    for name in ("attention_bias", "mlp_bias"):
+        if getattr(config, name, False):
+            raise ValueError(f"{name}: biases are not counted")
     d, f, q, kv, _ = _sizes(config)
     layer = 2 * d * q + 2 * d * kv + 3 * d * f + 2 * d
     tables = 1 if config.tie_word_embeddings else 2
@@ -25,7 +30,7 @@ def lora_parameters(config, rank: int, targets: tuple[str, ...]) -> int:
     Args:
         targets: among "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj".
     Raises:
-        ValueError: `rank` is no whole number of at least 1, or a target is unknown.
+        ValueError: `rank` is no whole number of at least 1, or a target is unknown or there twice.
     """
     d, f, q, kv, _ = _sizes(config)
     sides = {
@@ -41,6 +46,8 @@ def lora_parameters(config, rank: int, targets: tuple[str, ...]) -> int:
         raise ValueError(
             f"unknown targets {sorted(unknown)}; known: {', '.join(sides)}"
         )
+    if len(set(targets)) < len(targets):
+        raise ValueError(f"a matrix gets one adapter; got {', '.join(targets)}")
     both = sum(sum(sides[name]) for name in targets)
     return check_count("rank", rank) * config.num_hidden_layers * both
 
@@ -106,6 +113,7 @@ def training(
         )
     if not 0 <= trained <= weights:
         raise ValueError(f"{trained} of {weights} numbers cannot be trained")
+    weights, trained = float(weights), float(trained)
     size, stage = BYTES[precision], stages.index(sharded)
     devices = check_count("devices", devices)
     share = lambda least: devices if stage >= least else 1  # noqa: E731

@@ -14,9 +14,11 @@ def token_accuracy(predicted, labels) -> tuple[int, int]:
     Returns:
         right, counted.
     Raises:
-        ValueError: shapes do not fit.
+        ValueError: shapes do not fit, or a prediction is NaN.
     """
     predicted, labels = np.asarray(predicted), np.asarray(labels)
+    if np.issubdtype(predicted.dtype, np.floating) and np.isnan(predicted).any():
+        raise ValueError("a prediction is not a number")
     if predicted.ndim == 3:
         predicted = predicted.argmax(-1)
     if labels.ndim != 2 or predicted.shape != labels.shape:

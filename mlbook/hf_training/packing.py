@@ -12,7 +12,7 @@ def best_fit(lengths: list[int], size: int) -> list[list[int]]:
     """Texts by falling length, each into the fullest row that has room for it.
 
     Args:
-        lengths: in tokens, of at least one; longer ones than `size` count as cut to it.
+        lengths: in tokens, of at least one; longer ones than `size` are cut to it, and the rest is lost, as in TRL.
         size: of a row, in tokens.
     Returns:
         for each row the indices of its texts. At most 11/9 of the best packing's rows, and four (Johnson et al. 1974).
@@ -22,8 +22,9 @@ def best_fit(lengths: list[int], size: int) -> list[list[int]]:
     check_count("size", size)
     rows: list[list[int]] = []
     room: list[tuple[int, int]] = []  # of every row: tokens left, its index
+    lengths = [check_count("a length", n) for n in lengths]
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        length = min(check_count("a length", lengths[i]), size)
+        length = min(lengths[i], size)
         place = bisect_left(room, (length, -1))
         left, row = room.pop(place) if place < len(room) else (size, len(rows))
         if row == len(rows):
@@ -39,11 +40,11 @@ def wrapped(lengths: list[int], size: int) -> list[list[tuple[int, int, int]]]:
     Raises:
         ValueError: a length or `size` below one.
     """
-    check_count("size", size)
-    rows, left = [[]], size
+    size = check_count("size", size)
+    rows, left = [], 0
     for i, length in enumerate(lengths):
-        start = 0
-        while start < check_count("a length", length):
+        start, length = 0, check_count("a length", length)
+        while start < length:
             if not left:
                 rows.append([])
                 left = size
@@ -55,7 +56,7 @@ def wrapped(lengths: list[int], size: int) -> list[list[tuple[int, int, int]]]:
 
 def positions(lengths: list[int]) -> Tensor:
     """Positions of the texts that a row holds, each counted from 0: (sum of lengths,), integers."""
-    return torch.cat([torch.arange(n) for n in lengths])
+    return torch.cat([torch.arange(check_count("a length", n)) for n in lengths])
 
 
 def attends(lengths: list[int], apart: bool = True) -> Tensor:
@@ -70,9 +71,10 @@ def padding(lengths: list[int], batch: int) -> float:
     """Share of a batch's cells that hold padding, if `batch` texts in the given order are filled up to their longest.
 
     Raises:
-        ValueError: no length, or `batch` below one.
+        ValueError: no length, or one, or `batch`, below one.
     """
     check_count("batch", batch)
+    lengths = [check_count("a length", n) for n in lengths]
     groups = [lengths[i : i + batch] for i in range(0, len(lengths), batch)]
     check_count("number of texts", len(lengths))
     return 1 - sum(lengths) / sum(len(g) * max(g) for g in groups)

@@ -7,12 +7,14 @@ accelerate launch --num_processes 2 -m mlbook.hf_training.run --folder out
 import argparse
 import json
 import os
+import re
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mlbook.common import smollm
+from mlbook.common.checks import check_count
 from mlbook.common.optional import hide_broken
 from mlbook.hf_training import data
 
@@ -31,6 +33,22 @@ from transformers import (  # noqa: E402
 from trl import SFTConfig, SFTTrainer  # noqa: E402
 
 TASKS = ("first", "comma", "letter")
+# For `accelerate launch --config_file`: the model shared out over the GPUs of two machines.
+FSDP = """compute_environment: LOCAL_MACHINE
+distributed_type: FSDP
+mixed_precision: bf16
+num_machines: 2
+num_processes: 16      # of all machines together
+machine_rank: 0        # 1 on the other
+main_process_ip: 10.0.0.1
+main_process_port: 29500
+fsdp_config:
+  fsdp_version: 2
+  fsdp_reshard_after_forward: true
+  fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP
+  fsdp_transformer_layer_cls_to_wrap: LlamaDecoderLayer
+  fsdp_state_dict_type: SHARDED_STATE_DICT
+"""
 # transformers 5 renamed it on the way
 CHECKPOINTING = (
     "activation_checkpointing"
@@ -41,6 +59,7 @@ CHECKPOINTING = (
 
 def make_tokenizer(texts: list[str], size: int = 1024) -> PreTrainedTokenizerFast:
     """Byte pairs learnt from these texts (Sennrich et al. 2016), <pad> and <eos>."""
+    check_count("size", size, least=258)
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -148,6 +167,10 @@ class Samples(TrainerCallback):
 
     def __init__(self, tokenizer, rows: list[dict], log=None):
         self.tokenizer, self.rows, self.log, self.table = tokenizer, rows, log, []
+        self.begun = None
+
+    def on_train_begin(self, args, state, control, **_):
+        self.begun = state.global_step  # not 0 where a checkpoint was loaded
 
     def on_evaluate(self, args, state, control, model, **_):
         new = [
@@ -187,6 +210,8 @@ def settings(folder: str | Path, **change) -> SFTConfig:
         "disable_tqdm": True,
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
+    if "gradient_checkpointing" in change:  # one of two names for one thing
+        ours.pop(CHECKPOINTING)
     return SFTConfig(**ours | change)
 
 
@@ -214,20 +239,22 @@ def make_trainer(model, tokenizer, args: SFTConfig, train, held_out, **more):
 def last_whole(folder: str | Path) -> str | None:
     """The newest checkpoint that was written to its end, or None.
 
-    The trainer writes its own state last. What a kill left unfinished is passed
-    over; `resume_from_checkpoint=True` would take it.
+    The trainer writes its own state last. What a kill of the process left
+    unfinished is passed over; `resume_from_checkpoint=True` would take it.
     """
-    found = [p.parent for p in Path(folder).glob("checkpoint-*/trainer_state.json")]
-    whole = [p for p in found if _is_json(p / "trainer_state.json")]
-    return str(max(whole, key=lambda p: int(p.name.split("-")[1]), default="")) or None
+    found = {
+        int(p.parent.name.removeprefix("checkpoint-")): p.parent
+        for p in Path(folder).glob("checkpoint-*/trainer_state.json")
+        if re.fullmatch(r"checkpoint-\d+", p.parent.name) and _is_state(p)
+    }
+    return str(found[max(found)]) if found else None
 
 
-def _is_json(path: Path) -> bool:
+def _is_state(path: Path) -> bool:
     try:
-        json.loads(path.read_text())
-    except ValueError:
+        return "global_step" in json.loads(path.read_text())
+    except (ValueError, OSError, TypeError):
         return False
-    return True
 
 
 def main() -> None:
@@ -265,6 +292,7 @@ def main() -> None:
             "log": trainer.state.log_history,
             "samples": samples.table,
             "processes": trainer.accelerator.num_processes,
+            "begun": samples.begun,
         }
         Path(options.folder, "done.json").write_text(json.dumps(done))
 
