@@ -138,17 +138,23 @@ def fail(kind, setting, seed):
 
 def enough(kind, labels, lr, seed):
     """What the network can do at all: "preferences", DPO with more labels than anybody has; "samples", the likelihood of as
-    many answers of the exact optimum itself."""
+    many answers of the exact optimum itself; "noise-free", DPO with the chances of both labels in place of one."""
     reference, ref, reward = task()
     generator = torch.Generator().manual_seed(seed)
     best = exact.optimal_policy(ref, reward, BETA)
-    if kind == "preferences":
+    epochs, how = 1, {}
+    if (
+        kind == "noise-free"
+    ):  # the pairs of `train`, in its best setting, and endless labels for each
+        data, loss, epochs = pairs.draw(ref, reward, labels, generator), "dpo", 4
+        how = {"chances": reward}
+    elif kind == "preferences":
         data, loss = pairs.draw(ref, reward, labels, generator), "dpo"
     else:  # answers as they come: the better of two would come from another policy
         prompts = torch.randint(len(best), (labels,), generator=generator)
         one = pairs.answers(best, prompts, 1, generator)
         data, loss = torch.column_stack((prompts, one, one)), "likelihood"
-    policy = methods.offline(reference, data, BETA, lr, 1, seed, loss)
+    policy = methods.offline(reference, data, BETA, lr, epochs, seed, loss, **how)
     row = {"kind": kind, "labels": labels, "lr": lr, "seed": seed}
     return row | judged(words.table(policy))
 
@@ -208,7 +214,7 @@ def main():
             for labels in (65_536, 262_144)
             for lr in (5e-4, 1e-3)
             for seed in SEEDS[:3]
-        ]
+        ] + [("noise-free", LABELS[-1], 5e-4, seed) for seed in SEEDS[:3]]
         yield from pool(delayed(module.enough)(*c) for c in cells)
 
     def failures():

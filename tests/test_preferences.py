@@ -659,3 +659,24 @@ def test_cringe_takes_a_mask_of_any_type(kind):
         for m in (mask, other)
     ]
     assert torch.equal(*same)
+
+
+def test_chances_in_place_of_labels_give_the_mean_loss():
+    """Which of a pair stands first does not matter then."""
+    reference = words.reference(steps=3)
+    data = pairs.draw(
+        words.table(reference),
+        words.vowels().expand(12, -1),
+        64,
+        torch.Generator().manual_seed(0),
+    )
+    first = []
+    keep = lambda step, policy, loss: first.append(loss.mean().item())  # noqa: E731
+    number = torch.arange(22_621).double()
+    straight = number.expand(12, -1) * 1e-4
+    turned = data[:, [0, 2, 1]]
+    for some, chances in ((data, straight), (turned, straight)):
+        methods.offline(reference, some, 0.3, 0.0, 1, each=keep, chances=chances)
+    assert first[0] == pytest.approx(first[1]) == pytest.approx(math.log(2))
+    with pytest.raises(ValueError, match="chances"):
+        methods.offline(reference, data, 0.3, 0.0, 1, kind="ipo", chances=straight)

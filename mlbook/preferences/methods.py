@@ -34,7 +34,9 @@ def offline(
             have no use for `beta`.
         each: called after every step with its number, the policy, and the losses of its batch.
         options: further arguments of the loss; and `bonus`, (22,621,): what labels are known to add to each response
-            beyond the reward that is wanted. It explains them in the policy's stead (Park et al. 2024, for length).
+            beyond the reward that is wanted. It explains them in the policy's stead (Park et al. 2024, for length); and
+            `chances`, for "dpo": the true rewards (12, 22,621), from which each pair's chance to have the other label is
+            taken instead of the label: the mean of the loss over endless labels of the same pairs.
     Raises:
         ValueError: the kind is unknown or has no use for an option, `data` are no pairs of these words, or `epochs` is no whole
             number of at least 1.
@@ -91,12 +93,14 @@ def _batches(data, epochs, generator):
 
 
 def _loss(reference, beta, kind, generator, options):
-    bonus = options.pop("bonus", None)
+    bonus, chances = options.pop("bonus", None), options.pop("chances", None)
     kinds = ("dpo", "ipo", "cringe", "likelihood")
     if kind not in kinds:
         raise ValueError(f"kind is {kind!r}, not one of {', '.join(kinds)}")
     if bonus is not None and kind in ("cringe", "likelihood"):
         raise ValueError(f"{kind} has no reference that a bonus could be added to")
+    if chances is not None and kind != "dpo":
+        raise ValueError(f"chances are for the loss of DPO, not {kind}")
     if options and kind == "likelihood":
         raise ValueError(f"likelihood has no options, got {', '.join(options)}")
 
@@ -115,6 +119,12 @@ def _loss(reference, beta, kind, generator, options):
             if bonus is not None:
                 ref -= bonus[batch[:, 1:].T.flatten()].to(ref) / beta
         logps = losses.sequence_logps(logits, tokens, mask)
+        if chances is not None:
+            margin = beta * (logps - ref).view(2, -1)
+            margin = margin[0] - margin[1]
+            better, worse = (chances[batch[:, 0], batch[:, i]] for i in (1, 2))
+            wrong = torch.sigmoid(worse - better).to(margin)
+            return wrong * margin - F.logsigmoid(margin)
         on_pairs = losses.dpo_loss if kind == "dpo" else losses.ipo_loss
         return on_pairs(*logps.chunk(2), *ref.chunk(2), beta, **options)[0]
 
