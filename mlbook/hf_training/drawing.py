@@ -139,11 +139,11 @@ def needs(name: str, config, length: int = 2_048):
             x += value / 1e9
         ax.text(x, y, f"  {x:,.1f} GB", va="center", fontsize=9)
         widest = max(widest, x)
-    ax.set(xlim=(0, 1.25 * widest), ylim=(len(WAYS) - 0.5, -1))
-    for size, card in ((16, "T4"), (80, "H100")):
+    ax.set(xlim=(0, 1.25 * widest), ylim=(len(WAYS) - 0.5, -1.3))
+    for size, card, height in ((16, "T4", -0.62), (80, "H100", -1)):
         if size < 1.25 * widest:
-            ax.axvline(size, color=INK, lw=0.8, ls="--")
-            ax.text(size, -0.62, f" {card}: {size} GB", fontsize=8)
+            ax.axvline(size, color=INK, lw=0.8, ls="--", zorder=0)
+            ax.text(size, height, f" {card}: {size} GB", fontsize=8)
     ax.set(yticks=range(len(WAYS)), yticklabels=WAYS, xlabel="GB on each device")
     ax.legend(fontsize=8, loc="lower right")
     ax.set_title(f"{name}: {total / 1e9:.2f} billion parameters", loc="left")
