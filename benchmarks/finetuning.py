@@ -2,7 +2,7 @@
 
     PYTHONPATH=. python benchmarks/finetuning.py [--parts kills processes seeds start smollm]
 
-kills: a training that SIGKILL ends, between two steps and at every file of a save, then resumed. processes: one process
+kills: a training that SIGKILL ends, between two steps and at five files of a save, then resumed. processes: one process
 and two, at one global batch. seeds: the chapter's live training, five times. start: three
 sizes of initial weights with five learning rates each. smollm: SmolLM2 learns the tasks by adapters of low rank.
 """
@@ -139,7 +139,7 @@ def _between_steps(folder: Path, sizes) -> None:
 def _resumed_by_name(folder: Path, sizes) -> str:
     """What `resume_from_checkpoint=True` makes of the folder: "resumes", or the error's name."""
     code = (
-        "import sys; from mlbook.hf_training import run\n"
+        "from mlbook.hf_training import run\n"
         "run.last_whole = lambda folder: True\nrun.main()"
     )
     with tempfile.TemporaryDirectory() as copy:
