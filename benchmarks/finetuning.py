@@ -1,10 +1,12 @@
 """What the chapter on training with Hugging Face's libraries shows as recorded: kills, processes, seeds, a pretrained model.
 
-    PYTHONPATH=. python benchmarks/finetuning.py [--parts kills processes seeds start smollm]
+    PYTHONPATH=. python benchmarks/finetuning.py [--parts kills processes seeds start precision smollm ...]
 
 kills: a training that SIGKILL ends, between two steps and at five files of a save, then resumed. processes: one process
 and two, at one global batch. seeds: the chapter's live training, five times. start: three
-sizes of initial weights with five learning rates each. smollm: SmolLM2 learns the tasks by adapters of low rank.
+sizes of initial weights with five learning rates each. precision: the live training in float32, in mixed precision and
+with weights in bfloat16; rounded: of which only the weights are, not the optimizer's moments. smollm: SmolLM2 learns the tasks by adapters of low rank; smollm_again: with two other seeds;
+few_shot: it learns nothing, and is shown four answers in each prompt.
 """
 
 import json
@@ -80,14 +82,12 @@ def called(command: list[str], **environment: str) -> int:
     return done.returncode
 
 
-def log(folder: Path) -> list[dict]:
-    """The losses and norms that a finished training logged, by step."""
-    rows = json.loads((folder / "done.json").read_text())["log"]
-    return [
-        {k: row[k] for k in ("step", "loss", "grad_norm")}
-        for row in rows
-        if "loss" in row
-    ]
+def done(folder: Path) -> dict:
+    """What a finished training says of itself, and as "curve" the losses and norms that it logged, by step."""
+    said = json.loads((folder / "done.json").read_text())
+    keys = ("step", "loss", "grad_norm")
+    curve = [{k: row[k] for k in keys} for row in said["log"] if "loss" in row]
+    return said | {"curve": curve}
 
 
 def apart(one: list[dict], other: list[dict]) -> float:
@@ -103,7 +103,7 @@ def kills() -> dict:
     with tempfile.TemporaryDirectory() as parent:
         whole = Path(parent, "whole")
         called(program("--folder", str(whole), *sizes))
-        found["whole"] = log(whole)
+        found["whole"] = done(whole)["curve"]
         for name in (None, *FILES):
             folder = Path(parent, str(name))
             if name:
@@ -116,9 +116,7 @@ def kills() -> dict:
             moment["from"] = int(run.last_whole(folder).split("-")[-1])
             moment["library"] = _resumed_by_name(folder, sizes)
             called(program("--folder", str(folder), *sizes))
-            moment["curve"] = log(folder)
-            done = json.loads((folder / "done.json").read_text())
-            moment["begun"] = done["begun"]
+            moment |= {k: done(folder)[k] for k in ("curve", "begun")}
             moment["apart"] = apart(found["whole"], moment["curve"])
             found["moments"].append(moment)
             print(name, moment["from"], moment["library"], moment["apart"], flush=True)
@@ -144,14 +142,15 @@ def _resumed_by_name(folder: Path, sizes) -> str:
     )
     with tempfile.TemporaryDirectory() as copy:
         subprocess.run(["cp", "-r", str(folder), copy], check=True)
-        done = subprocess.run(
+        ran = subprocess.run(
             [sys.executable, "-c", code, "--folder", f"{copy}/{folder.name}", *sizes],
             capture_output=True,
             text=True,
         )
-        if not done.returncode:
-            return f"resumes, {apart(log(Path(copy, folder.name)), log(folder.parent / 'whole')):g} apart"
-        return done.stderr.strip().splitlines()[-1].split(":")[0]
+        if not ran.returncode:
+            both = Path(copy, folder.name), folder.parent / "whole"
+            return f"resumes, {apart(*(done(f)['curve'] for f in both)):g} apart"
+        return ran.stderr.strip().splitlines()[-1].split(":")[0]
 
 
 def processes() -> dict:
@@ -173,31 +172,40 @@ def processes() -> dict:
             folder = Path(parent, name)
             command = [*start, *module, "--batch", str(batch), "--folder", str(folder)]
             called(command, OMP_NUM_THREADS="1")
-            done = json.loads((folder / "done.json").read_text())
-            found[name] = {"log": log(folder), "processes": done["processes"]}
+            ran = done(folder)
+            found[name] = {"log": ran["curve"], "processes": ran["processes"]}
             found[name]["apart"] = apart(found["one"]["log"], found[name]["log"])
             print(name, found[name]["processes"], found[name]["apart"], flush=True)
     return found
 
 
-def trained(seed: int = 0, init: float | None = None, **change) -> dict:
-    """The chapter's live training: losses by step, and how many of 300 held-out rows it answers rightly, by task."""
+def trained(
+    seed: int = 0, init: float = 0.06, narrow: bool = False, callbacks=(), **change
+) -> dict:
+    """The chapter's live training: its losses, and how many of 300 held-out rows it answers rightly, by task.
+
+    `narrow`: the weights themselves are bfloat16.
+    """
     train = data.rows(6_000, run.TASKS)
     held_out = data.rows(300, run.TASKS, held_out=True)
     tokenizer = run.make_tokenizer([data.prompt(r) + r["output"] for r in train])
     torch.manual_seed(seed)
-    model = run.make_model(tokenizer)
-    if init:
-        model.config.initializer_range = init
-        torch.manual_seed(seed)
-        model = type(model)(model.config)
+    model = run.make_model(tokenizer, init=init)
+    if narrow:
+        model = model.to(torch.bfloat16)
     with tempfile.TemporaryDirectory() as folder:
         args = run.settings(folder, seed=seed, eval_steps=100, **change)
-        trainer = run.make_trainer(model, tokenizer, args, train, held_out)
+        trainer = run.make_trainer(
+            model, tokenizer, args, train, held_out, callbacks=list(callbacks)
+        )
         trainer.train()
     answers = run.answers(trainer.model, tokenizer, held_out)
-    losses = [r["eval_loss"] for r in trainer.state.log_history if "eval_loss" in r]
-    return {"eval_loss": losses[-1], "right": right(held_out, answers)}
+    curve = {r["step"]: r["eval_loss"] for r in trainer.state.log_history if "eval_loss" in r}  # fmt: skip
+    return {
+        "curve": list(curve.items()),
+        "eval_loss": list(curve.values())[-1],
+        "right": right(held_out, answers),
+    }
 
 
 def right(rows: list[dict], answers: list[str]) -> dict[str, list[int]]:
@@ -225,7 +233,95 @@ def start() -> list[dict]:
     return found
 
 
-def smollm(steps: int = 100) -> dict:
+class Still(run.TrainerCallback):
+    """Which share of the weights a step leaves as they were, every `every` steps: the optimizer asked for a change, and
+    rounding took it away."""
+
+    def __init__(self, every: int):
+        self.every, self.seen = every, []
+
+    def on_pre_optimizer_step(self, args, state, control, model, **_):
+        if (state.global_step + 1) % self.every == 0:
+            self.before = [p.detach().clone() for p in model.parameters()]
+
+    def on_step_end(self, args, state, control, model, **_):
+        if state.global_step % self.every == 0:
+            pairs = zip(model.parameters(), self.before, strict=True)
+            same = sum((p == q).sum().item() for p, q in pairs)
+            numbers = sum(p.numel() for p in model.parameters())
+            self.seen.append((state.global_step, same / numbers))
+
+
+class Rounded(run.TrainerCallback):
+    """Rounds every weight to bfloat16 after each step; the optimizer's moments stay in float32."""
+
+    def on_step_end(self, args, state, control, model, **_):
+        with torch.no_grad():
+            for p in model.parameters():
+                p.copy_(p.to(torch.bfloat16))
+
+
+PRECISIONS = {
+    "float32": {"bf16": False},
+    "mixed": {"bf16": True},
+    "bfloat16": {"bf16": False, "narrow": True},
+}
+
+
+def rounded() -> list[dict]:
+    """Mixed precision, of whose weights in float32 no more is kept from step to step than bfloat16 can say."""
+    return precision({"rounded": {"bf16": True, "callbacks": [Rounded()]}})
+
+
+def precision(kinds: dict = PRECISIONS) -> list[dict]:
+    """The live training in each of these ways, for three seeds at each of three rates."""
+    found = []
+    for name, change in kinds.items():
+        change = {"callbacks": []} | change
+        for lr in (3e-4, 1e-3, 3e-3):
+            for seed in range(3):
+                still, begin = Still(20), time.monotonic()
+                also = {"callbacks": [*change["callbacks"], still]}
+                ran = trained(seed, learning_rate=lr, **change | also)
+                found.append(ran | {"kind": name, "lr": lr, "seed": seed})
+                found[-1] |= {"still": still.seen, "seconds": time.monotonic() - begin}
+                print(name, lr, seed, ran["eval_loss"], still.seen[-2:], flush=True)
+    return found
+
+
+def smollm_again() -> list[dict]:
+    """The same with other seeds, of adapters and of the order of rows: how many answers are right at the end."""
+    found = []
+    for seed in (1, 2):
+        ran = smollm(seed=seed)
+        last = [a for a in ran["answers"] if a["step"] == ran["steps"]]
+        found.append({"seed": seed, "right": right(last, [a["answer"] for a in last])})
+    return found
+
+
+def few_shot(shots: int = 4) -> dict:
+    """SmolLM2 as it is, with `shots` questions of the same kind and their answers as earlier turns of the conversation."""
+    train = data.rows(400, SMOLLM_TASKS)
+    held_out = data.rows(80, SMOLLM_TASKS, held_out=True)
+    model, tokenizer = run.pretrained()
+    said = []
+    for row in held_out:
+        alike = [r for r in train if r["task"] == row["task"]][:shots]
+        turns = [turn for r in alike for turn in data.messages(r)]
+        text = tokenizer.apply_chat_template(
+            turns + data.messages(row)[:1], add_generation_prompt=True, tokenize=False
+        )
+        new = run.continued(model, tokenizer, [text], longest=24)
+        said += tokenizer.batch_decode(new, skip_special_tokens=True)
+    answers = [
+        row | {"answer": a, "right": data.right(row, a)}
+        for row, a in zip(held_out, said, strict=True)
+    ]
+    print(right(held_out, said), flush=True)
+    return {"shots": shots, "right": right(held_out, said), "answers": answers}
+
+
+def smollm(steps: int = 100, seed: int = 0) -> dict:
     """SmolLM2 with adapters of rank 8 on every matrix of every layer, 8 rows a step."""
     from peft import LoraConfig
 
@@ -244,9 +340,11 @@ def smollm(steps: int = 100) -> dict:
         print(when, right(held_out, said), flush=True)
 
     ask(0)
+    torch.manual_seed(seed)
     with tempfile.TemporaryDirectory() as folder:
         args = run.settings(
             folder,
+            seed=seed,
             max_steps=steps,
             per_device_train_batch_size=8,
             learning_rate=1e-3,
@@ -269,7 +367,20 @@ def smollm(steps: int = 100) -> dict:
     return found
 
 
-PARTS = {f.__name__: f for f in (kills, processes, seeds, start, smollm)}
+PARTS = {
+    part.__name__: part
+    for part in (
+        kills,
+        processes,
+        seeds,
+        start,
+        precision,
+        rounded,
+        smollm,
+        smollm_again,
+        few_shot,
+    )
+}
 
 
 def main() -> None:

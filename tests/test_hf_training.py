@@ -1,5 +1,8 @@
 """The room of the chapter on training with Hugging Face's libraries."""
 
+import html
+import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 
-from mlbook.hf_training import data, memory, metrics, packing, run
+from mlbook.hf_training import calculator, data, memory, metrics, packing, run
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -101,9 +104,40 @@ def test_what_training_needs():
         {"sharded": "all"},
         {"devices": 0},
         {"trained": 8e9},
+        {"four_bits": 1},
+        {"trained": 1e9, "four_bits": 7e9},
+        {"trained": 1e9, "four_bits": -1},
     ):
         with pytest.raises(ValueError):
             memory.training(**{"weights": 7e9, "trained": 7e9} | change)
+    packed = memory.training(7e9 + 1e7, 1e7, "bfloat16", four_bits=6e9)
+    assert packed["weights"] == pytest.approx(2 * (1e9 + 1e7) + 6e9 * 4.127 / 8)
+
+
+def test_the_calculator_shows_what_the_formulas_give():
+    """Every frame of it, and the one that stands there before anybody moves a slider."""
+    names = {"small": config(), "wide": config(hidden_size=128)}
+    page = calculator.page(names, "alt", "caption", (1, 1, 3))
+    held = json.loads(html.unescape(re.search('data-all="([^"]*)"', page)[1]))
+    for i, c in enumerate(names.values()):
+        for j, precision in enumerate(calculator.PRECISIONS):
+            for k, devices in enumerate(calculator.DEVICES):
+                bars, _ = held["frames"][i][j][k]
+                for (widths, text), stage in zip(bars, calculator.STAGES, strict=True):
+                    needed = calculator.needed(c, precision, devices, stage, 2_048)
+                    assert text == f"{sum(needed.values()) / 1e9:,.1f} GB"
+                    assert len(widths) == len(needed) == len(calculator.PARTS)
+    shown = [float(w) for w in re.findall(r'width="([\d.]+)" height="26"', page)]
+    assert shown == [w for widths, _ in held["frames"][1][1][3][0] for w in widths]
+    for precision, bits in (
+        ("adapters on bfloat16", 16),
+        ("adapters on 4 bits", 4.127),
+    ):
+        kept = calculator.needed(config(), precision, 1, "nothing", 8)["weights"]
+        matrices = memory.matrices(config())
+        rest = memory.parameters(config()) - matrices
+        added = memory.lora_parameters(config(), 16, calculator.MATRICES)
+        assert kept == pytest.approx(2 * (rest + added) + matrices * bits / 8)
 
 
 # accuracy

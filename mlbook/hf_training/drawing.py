@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.patches import Rectangle
 
 from mlbook.figures import BLUE, GREEN, GREY, INK, ORANGE, PINK
-from mlbook.hf_training import memory, packing
+from mlbook.hf_training import packing
 
 COLOURS = (BLUE, ORANGE, GREEN, PINK)
 
@@ -107,47 +107,6 @@ def labelled(ax, words: list[str], counts: list[bool], guesses: list[str]) -> No
     ax.set(yticks=(0, 1, 2), yticklabels=("guesses", "labels", "tokens"))
     ax.spines[["left", "bottom"]].set_visible(False)
     ax.tick_params(length=0)
-
-
-WAYS = {  # to train: precision, devices, what they share out, rank of adapters
-    "float32, all trained": ("float32", 1, "nothing", None),
-    "bfloat16, float32 copy": ("bfloat16", 1, "nothing", None),
-    "… 8 GPUs, optimizer shared": ("bfloat16", 8, "optimizer", None),
-    "… 8 GPUs, all shared (FSDP)": ("bfloat16", 8, "everything", None),
-    "bfloat16, adapters, rank 16": ("bfloat16", 1, "nothing", 16),
-}
-MATRICES = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split()
-
-
-def needs(name: str, config, length: int = 2_048):
-    """Memory on each device for one text of this length, by way to train, with checkpoints; and what cards have."""
-    total = memory.parameters(config)
-    fig, ax = plt.subplots(figsize=(7.4, 3.7))
-    widest = 0
-    for y, (precision, devices, sharded, rank) in enumerate(WAYS.values()):
-        added = memory.lora_parameters(config, rank, MATRICES) if rank else 0
-        found = memory.training(
-            total + added, added or total, precision, devices, sharded
-        )
-        kept = memory.activations(config, 1, length, checkpointed=True)
-        found["activations"] = memory.BYTES[precision] * kept
-        x = 0
-        for (part, value), colour in zip(
-            found.items(), (BLUE, ORANGE, GREEN, PINK, INK), strict=True
-        ):
-            ax.barh(y, value / 1e9, left=x, color=colour, height=0.7, label=part if not y else None)  # fmt: skip
-            x += value / 1e9
-        ax.text(x, y, f"  {x:,.1f} GB", va="center", fontsize=9)
-        widest = max(widest, x)
-    ax.set(xlim=(0, 1.25 * widest), ylim=(len(WAYS) - 0.5, -1.3))
-    for size, card, height in ((16, "T4", -0.62), (80, "H100", -1)):
-        if size < 1.25 * widest:
-            ax.axvline(size, color=INK, lw=0.8, ls="--", zorder=0)
-            ax.text(size, height, f" {card}: {size} GB", fontsize=8)
-    ax.set(yticks=range(len(WAYS)), yticklabels=WAYS, xlabel="GB on each device")
-    ax.legend(fontsize=8, loc="lower right")
-    ax.set_title(f"{name}: {total / 1e9:.2f} billion parameters", loc="left")
-    return fig
 
 
 def said(ax, rows: list[dict], width: int = 34) -> None:

@@ -18,10 +18,15 @@ def parameters(config) -> int:
     for name in ("attention_bias", "mlp_bias"):
         if getattr(config, name, False):
             raise ValueError(f"{name}: biases are not counted")
-    d, f, q, kv, _ = _sizes(config)
-    layer = 2 * d * q + 2 * d * kv + 3 * d * f + 2 * d
+    d, n = config.hidden_size, config.num_hidden_layers
     tables = 1 if config.tie_word_embeddings else 2
-    return tables * config.vocab_size * d + config.num_hidden_layers * layer + d
+    return tables * config.vocab_size * d + matrices(config) + n * 2 * d + d
+
+
+def matrices(config) -> int:
+    """Numbers in the matrices of all layers: what adapters are added to, and what is kept in four bits beneath them."""
+    d, f, q, kv, _ = _sizes(config)
+    return config.num_hidden_layers * (2 * d * q + 2 * d * kv + 3 * d * f)
 
 
 def lora_parameters(config, rank: int, targets: tuple[str, ...]) -> int:
@@ -94,6 +99,7 @@ def training(
     precision: str = "float32",
     devices: int = 1,
     sharded: str = "nothing",
+    four_bits: float = 0,
 ) -> dict[str, float]:
     """Bytes on each device, activations apart: weights, gradients, AdamW's two moments, and a copy in float32 where the
     weights are narrower (Rajbhandari et al. 2020, section 3.1; Micikevicius et al. 2018).
@@ -103,8 +109,9 @@ def training(
         precision: of weights and gradients: "float32", or "bfloat16" or "float16" with a float32 copy of what is trained.
         sharded: what `devices` divide among them: "nothing" (data parallel), "optimizer" (ZeRO-1, the copy included),
             "gradients" (ZeRO-2: these, too), or "everything" (ZeRO-3, FSDP).
+        four_bits: how many of the weights are kept, untrained, in 4 bits and 0.127 more for their scales (Dettmers et al. 2023).
     Raises:
-        ValueError: an unknown precision or sharding, more trained than there are, or no device.
+        ValueError: an unknown precision or sharding, more trained or in four bits than there are, or no device.
     """
     stages = ("nothing", "optimizer", "gradients", "everything")
     if precision not in BYTES or sharded not in stages:
@@ -113,12 +120,16 @@ def training(
         )
     if not 0 <= trained <= weights:
         raise ValueError(f"{trained} of {weights} numbers cannot be trained")
+    if not 0 <= four_bits <= weights - trained:
+        raise ValueError(
+            f"of {weights} numbers {weights - trained} are not trained; {four_bits} cannot be kept in four bits"
+        )
     weights, trained = float(weights), float(trained)
     size, stage = BYTES[precision], stages.index(sharded)
     devices = check_count("devices", devices)
     share = lambda least: devices if stage >= least else 1  # noqa: E731
     return {
-        "weights": size * weights / share(3),
+        "weights": (size * (weights - four_bits) + 4.127 / 8 * four_bits) / share(3),
         "gradients": size * trained / share(2),
         "moments": 8 * trained / share(1),
         "float32 copy": (4 if size < 4 else 0) * trained / share(1),

@@ -75,8 +75,10 @@ def make_tokenizer(texts: list[str], size: int = 1024) -> PreTrainedTokenizerFas
     )
 
 
-def make_model(tokenizer, width: int = 128, layers: int = 2) -> LlamaForCausalLM:
-    """A small Llama with random weights for this tokenizer's tokens."""
+def make_model(
+    tokenizer, width: int = 128, layers: int = 2, init: float = 0.06
+) -> LlamaForCausalLM:
+    """A small Llama for this tokenizer's tokens; its weights are random, of standard deviation `init`."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
@@ -85,7 +87,7 @@ def make_model(tokenizer, width: int = 128, layers: int = 2) -> LlamaForCausalLM
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=512,
-        initializer_range=0.06,  # at 0.02, the default, one task is not learnt in time
+        initializer_range=init,  # at 0.02, the default, one task is not learnt in time
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
@@ -138,10 +140,16 @@ def asked(tokenizer, row: dict) -> str:
     )
 
 
-@torch.no_grad()
 def answers(model, tokenizer, rows: list[dict], longest: int = 12) -> list[str]:
     """What the model says to each row's prompt: the likeliest token at every turn, up to <eos> or so many tokens."""
     texts = [asked(tokenizer, row) for row in rows]
+    said = continued(model, tokenizer, texts, longest)
+    return tokenizer.batch_decode(said, skip_special_tokens=True)
+
+
+@torch.no_grad()
+def continued(model, tokenizer, texts: list[str], longest: int = 12) -> Tensor:
+    """The likeliest tokens after each text, (texts, at most `longest`); what follows an <eos> is padding."""
     # on the left, so that every prompt ends where the answer begins
     given = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
     given = given.to(model.device)
@@ -153,9 +161,7 @@ def answers(model, tokenizer, rows: list[dict], longest: int = 12) -> list[str]:
         do_sample=False,
     )
     model.train(was_training)
-    return tokenizer.batch_decode(
-        said[:, given["input_ids"].shape[1] :], skip_special_tokens=True
-    )
+    return said[:, given["input_ids"].shape[1] :]
 
 
 class Samples(TrainerCallback):
