@@ -46,8 +46,8 @@ def bars(ax, policy: Tensor, ref: Tensor, best: Tensor, names=laughs.NAMES):
 
 
 def tree(ax, values: Tensor, policy: Tensor, ref: Tensor) -> None:
-    """The beginnings of a laugh, each with its soft value; lines are as thick as their probability under `policy`, dotted ones
-    under `ref` are what it had been."""
+    """The beginnings of a laugh, each with its soft value; lines are as thick as their probability under `policy`, grey ones
+    beside them as under `ref`."""
     place = {}
     for s in [*laughs.STATES, *(r for r in laughs.RESPONSES if len(r) == 3)]:
         low, size = 0.0, 1.0
@@ -60,15 +60,25 @@ def tree(ax, values: Tensor, policy: Tensor, ref: Tensor) -> None:
         for a in range(laughs.END):
             x2, y2 = place[(*s, a)]
             chance, before = policy[i, a].exp().item(), ref[i, a].exp().item()
-            ax.plot((x, x2), (y, y2), color=GREY, lw=9 * before, alpha=0.4, zorder=1)
-            ax.plot((x, x2), (y, y2), color=BLUE, lw=9 * chance, alpha=0.6, zorder=1)
-            ax.text(
-                (x + 1.3 * x2) / 2.3,
-                (y + 1.3 * y2) / 2.3,
+            out = (
+                1 if a == 0 else -1
+            )  # the side that faces away from the other syllable
+            ax.plot(
+                (x, x2),
+                (y - 0.022 * out, y2 - 0.022 * out),
+                color=GREY,
+                lw=8 * before,
+                zorder=1,
+            )
+            ax.plot((x, x2), (y, y2), color=BLUE, lw=8 * chance, zorder=2)
+            ax.annotate(
                 f"{laughs.SYLLABLES[a]} {chance:.2f}",
+                (0.45 * x + 0.55 * x2, 0.45 * y + 0.55 * y2),
+                (0, out * (6 + 4 * chance)),
+                textcoords="offset points",
                 fontsize=8.5,
                 ha="center",
-                va="center",
+                va="bottom" if a == 0 else "top",
                 zorder=3,
             )
         ax.text(
