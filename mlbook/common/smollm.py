@@ -38,8 +38,8 @@ def path() -> Path:
 def load():
     """The model, as `transformers.LlamaForCausalLM` in float32 and evaluation mode, and its tokenizer (`tokenizers.Tokenizer`).
 
-    Weights are those of four and eight bits in the file, spread out again. Some 5 s and 0.6 GB; `transformers` reads
-    the same file by itself, with `from_pretrained(folder, gguf_file=...)`, in four times that.
+    Weights are those of four and eight bits in the file, spread out again. Some 2 s and 0.6 GB; `transformers` reads
+    the same file by itself, with `from_pretrained(folder, gguf_file=...)`, in ten times that.
 
     Raises:
         FileNotFoundError: the package that carries the weights is not installed.

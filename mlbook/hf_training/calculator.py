@@ -82,7 +82,7 @@ def page(configs: dict, alt: str, caption: str, start=(0, 0, 0), length=2_048) -
         "const [b,m]=d.frames[i[0]][i[1]][i[2]];[...f.querySelectorAll('g.bar')].forEach((g,y)=>{let x=d.left;"
         "[...g.querySelectorAll('rect')].forEach((r,j)=>{r.setAttribute('x',x);r.setAttribute('width',b[y][0][j]);x+=b[y][0][j]});"
         "const t=g.querySelector('text.sum');t.setAttribute('x',x+6);t.textContent=b[y][1]});"
-        "[...f.querySelectorAll('g.card')].forEach((g,j)=>g.setAttribute('transform',`translate(${d.left+m[j]} 0)`))"
+        "[...f.querySelectorAll('g.limit')].forEach((g,j)=>g.setAttribute('transform',`translate(${d.left+m[j]} 0)`))"
     )
     controls = "".join(
         f'<label style="display:flex;gap:.6em;align-items:center"><span style="min-width:5em">{what}</span>'
@@ -92,7 +92,7 @@ def page(configs: dict, alt: str, caption: str, start=(0, 0, 0), length=2_048) -
     )
     bars, marks = frames[start[0]][start[1]][start[2]]
     drawn = "".join(
-        f'<g class="card" transform="translate({LEFT + x} 0)"><path d="M0 34V196" stroke="currentColor" stroke-dasharray="4 3" opacity=".6"/>'
+        f'<g class="limit" transform="translate({LEFT + x} 0)"><path d="M0 34V196" stroke="currentColor" stroke-dasharray="4 3" opacity=".6"/>'
         f'<text x="{-4 if card == "T4" else 4}" y="42" text-anchor="{"end" if card == "T4" else "start"}" font-size="12" fill="currentColor">{card}: {size} GB</text></g>'
         for (card, size), x in zip(CARDS.items(), marks, strict=True)
     )
