@@ -253,12 +253,23 @@ class Still(run.TrainerCallback):
 
 
 class Rounded(run.TrainerCallback):
-    """Rounds every weight to bfloat16 after each step; the optimizer's moments stay in float32."""
+    """Rounds every weight to bfloat16 after each step; the optimizer's moments stay in float32.
+
+    `by_chance`: up with the probability that keeps the mean, by way of noise in the 16 bits that are cut off.
+    """
+
+    def __init__(self, by_chance: bool = False):
+        self.by_chance = by_chance
 
     def on_step_end(self, args, state, control, model, **_):
         with torch.no_grad():
             for p in model.parameters():
-                p.copy_(p.to(torch.bfloat16))
+                if self.by_chance:
+                    bits = p.view(torch.int32)
+                    bits += torch.randint_like(bits, 2**16)
+                    bits &= -(2**16)
+                else:
+                    p.copy_(p.to(torch.bfloat16))
 
 
 PRECISIONS = {
@@ -269,8 +280,14 @@ PRECISIONS = {
 
 
 def rounded() -> list[dict]:
-    """Mixed precision, of whose weights in float32 no more is kept from step to step than bfloat16 can say."""
-    return precision({"rounded": {"bf16": True, "callbacks": [Rounded()]}})
+    """Mixed precision, of whose weights in float32 no more is kept from step to step than bfloat16 can say: the nearest, or
+    one of the two neighbours by chance, so that no step is lost on average."""
+    return precision(
+        {
+            "rounded": {"bf16": True, "callbacks": [Rounded()]},
+            "by chance": {"bf16": True, "callbacks": [Rounded(by_chance=True)]},
+        }
+    )
 
 
 def precision(kinds: dict = PRECISIONS) -> list[dict]:

@@ -24,8 +24,8 @@ LABELS = (1024, 4096, 16384)
 BETAS = (2.0, 1.0, 0.5, 0.3, 0.2, 0.1)
 TUNING, SEEDS = (100, 101), (0, 1, 2, 3, 4)
 LOW, HIGH = (2e-4, 5e-4, 1e-3, 2e-3), (5e-4, 1e-3, 2e-3, 4e-3)
-# Of each method: learning rates, and two numbers of its own. RSO's reward model has the setting that is best, in the middle
-# of the three numbers of labels, where a policy is tilted by it without training ("tilt").
+# Of each method: learning rates, and two numbers of its own. RSO's reward model has, at every number of labels, the setting
+# that is best at the largest, where a policy is tilted by it without training ("tilt").
 SETTINGS = {
     "offline": [(lr, epochs, 0) for lr in LOW for epochs in (1, 2, 4)],
     "online": [(lr, epochs, 16) for lr in LOW for epochs in (1, 2, 4)],

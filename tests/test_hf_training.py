@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, Qwen3Config
 
 from mlbook.hf_training import calculator, data, memory, metrics, packing, run
 
@@ -86,6 +86,17 @@ def test_activations_by_formula_and_by_count(change, batch, length):
     found = memory.saved(model, batch, length) / 4
     # but for the loss, and two integers with a batch of one
     assert abs(memory.activations(model.config, batch, length) - found) <= 3
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_with_checkpoints_a_layer_keeps_its_input():
+    """By count, and by formula without what one layer needs in its turn, which a forward pass does not show."""
+    model = LlamaForCausalLM(config()).train()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    found = memory.saved(model, 2, 24) / 4
+    one, two = (memory.activations(config(num_hidden_layers=n), 2, 24) for n in (1, 2))
+    turn = two - one - 2 * 24 * config().hidden_size
+    assert abs(memory.activations(config(), 2, 24, True) - turn - found) <= 3
 
 
 def test_what_training_needs():
@@ -269,6 +280,7 @@ def test_padding():
         lambda: metrics.token_accuracy(np.full((1, 3, 4), np.nan), np.zeros((1, 3))),
         lambda: memory.parameters(config(attention_bias=True)),
         lambda: memory.lora_parameters(config(), 4, ("q_proj", "q_proj")),
+        lambda: memory.parameters(Qwen3Config()),
         lambda: data.right({"task": "sing", "output": "la"}, "la"),
         lambda: data.prompt({"instruction": None, "input": ""}),
         lambda: run.make_tokenizer(["some text"], 10),

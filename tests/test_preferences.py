@@ -687,3 +687,16 @@ def test_chances_in_place_of_labels_give_the_mean_loss():
     assert first[2] < LOG2 - 1e-4  # margins are no longer zero
     with pytest.raises(ValueError, match="chances"):
         methods.offline(reference, data, 0.3, 0.0, 1, kind="ipo", chances=straight)
+
+
+def test_rounds_of_the_reference_ask_about_what_it_writes(monkeypatch):
+    """With own=False every round has pairs of the reference; otherwise only the first, before anything was learnt."""
+    reference, seen = words.reference(steps=3), []
+    draw = pairs.draw
+    monkeypatch.setattr(pairs, "draw", lambda p, *r: (seen.append(p), draw(p, *r))[1])
+    for own in (False, True):
+        reward = words.vowels().expand(12, -1)
+        methods.online(reference, reward, 128, 2, 0.3, 1e-2, 1, own=own)
+    start = words.table(reference)
+    same = [torch.allclose(p, start) for p in seen]
+    assert same == [True, True, True, False]

@@ -10,7 +10,7 @@ from mlbook.hf_training import memory
 MATRICES = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split()
 PRECISIONS = {  # of weights and gradients; the rank of adapters; whether what is frozen has four bits
     "float32": ("float32", 0, False),
-    "mixed": ("bfloat16", 0, False),
+    "mixed, 2-byte weights": ("bfloat16", 0, False),
     "adapters on bfloat16": ("bfloat16", 16, False),
     "adapters on 4 bits": ("bfloat16", 16, True),
 }

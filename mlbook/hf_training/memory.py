@@ -13,8 +13,12 @@ def parameters(config) -> int:
     Args:
         config: a `transformers.LlamaConfig`.
     Raises:
-        ValueError: its matrices have biases.
+        ValueError: it is no Llama (nor Mistral, which counts alike), or its matrices have biases.
     """
+    if config.model_type not in ("llama", "mistral"):
+        raise ValueError(
+            f"a Llama's parameters are counted, not those of {config.model_type}"
+        )
     for name in ("attention_bias", "mlp_bias"):
         if getattr(config, name, False):
             raise ValueError(f"{name}: biases are not counted")
@@ -76,7 +80,10 @@ def activations(config, batch: int, length: int, checkpointed: bool = False) -> 
 
 
 def saved(model, batch: int, length: int) -> int:
-    """The same by count: bytes that a forward pass on random tokens keeps, weights apart, each storage once."""
+    """The same by count: bytes that a forward pass on random tokens keeps, weights apart, each storage once.
+
+    Under autocast the narrow copies of weights are kept and counted, too: 2 bytes for each number in a matrix.
+    """
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     found, alive = {}, []
 

@@ -245,7 +245,7 @@ def make_trainer(model, tokenizer, args: SFTConfig, train, held_out, **more):
 def last_whole(folder: str | Path) -> str | None:
     """The newest checkpoint that was written to its end, or None.
 
-    The trainer writes its own state last. What a kill of the process left
+    The trainer writes its own state last. What a kill of its one process left
     unfinished is passed over; `resume_from_checkpoint=True` would take it.
     """
     found = {

@@ -63,11 +63,13 @@ def online(
     epochs: int,
     seed: int = 0,
     kind: str = "dpo",
+    own: bool = True,
     **options,
 ) -> nn.Module:
     """A policy trained on pairs of its own: about `labels` of them, asked for in equal `rounds` (Guo et al. 2024).
 
     Args:
+        own: False, for comparison: each round has new pairs of the reference.
         reward: (12, 22,621), the true one, from which preferences are drawn.
         epochs: how often the pairs of a round are seen before the next one.
         kind, options: as in `offline`.
@@ -78,7 +80,8 @@ def online(
 
     def batches():
         for _ in range(rounds):
-            new = pairs.draw(words.table(policy), reward, labels // rounds, generator)
+            writes = words.table(policy if own else reference)
+            new = pairs.draw(writes, reward, labels // rounds, generator)
             yield from _batches(new, epochs, generator)
 
     loss = _loss(reference, beta, kind, generator, options)
