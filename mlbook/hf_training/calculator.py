@@ -87,7 +87,7 @@ def page(configs: dict, alt: str, caption: str, start=(0, 0, 0), length=2_048) -
     controls = "".join(
         f'<label style="display:flex;gap:.6em;align-items:center"><span style="min-width:5em">{what}</span>'
         f'<input type="range" min="0" max="{len(values) - 1}" value="{at}" step="1" style="flex:1" '
-        f'aria-label="{what}" oninput="{html.escape(move)}"><output style="width:10.5em">{html.escape(values[at])}</output></label>'
+        f'aria-label="{what}" oninput="{html.escape(move)}"><output style="width:11em;font-size:.9em;white-space:nowrap">{html.escape(values[at])}</output></label>'
         for (what, values), at in zip(steps.items(), start, strict=True)
     )
     bars, marks = frames[start[0]][start[1]][start[2]]
