@@ -93,7 +93,8 @@ def test_with_checkpoints_a_layer_keeps_its_input():
     """By count, and by formula without what one layer needs in its turn, which a forward pass does not show."""
     model = LlamaForCausalLM(config()).train()
     model.gradient_checkpointing_enable({"use_reentrant": False})
-    found = memory.saved(model, 2, 24) / 4
+    # the turning of positions is held for the second run, not saved by autograd
+    found = memory.saved(model, 2, 24) / 4 + 2 * 24 * model.config.head_dim
     one, two = (memory.activations(config(num_hidden_layers=n), 2, 24) for n in (1, 2))
     turn = two - one - 2 * 24 * config().hidden_size
     assert abs(memory.activations(config(), 2, 24, True) - turn - found) <= 3
