@@ -2,11 +2,12 @@
 
     PYTHONPATH=. python benchmarks/finetuning.py [--parts kills processes seeds start precision smollm ...]
 
-kills: a training that SIGKILL ends, between two steps and at five files of a save, then resumed. processes: one process
-and two, at one global batch. seeds: the chapter's live training, five times. start: three
-sizes of initial weights with five learning rates each. precision: the live training in float32, in mixed precision and
-with weights in bfloat16; rounded: of which only the weights are, not the optimizer's moments. smollm: SmolLM2 learns the tasks by adapters of low rank; smollm_again: with two other seeds;
-few_shot: it learns nothing, and is shown four answers in each prompt.
+kills: a training that SIGKILL ends, between two saves and at five files of a save, then resumed. processes: one process
+and two, at one global batch. seeds: the chapter's live training, five times. start: three sizes of initial weights with five
+learning rates each. precision: the live training in float32, in mixed precision and with weights in bfloat16; rounded: in
+mixed precision with weights rounded after each step, to the nearest or by chance. smollm: SmolLM2 learns the tasks by
+adapters of low rank; smollm_again: with two other seeds; few_shot: it learns nothing, and is shown four answers in each
+prompt.
 """
 
 import json
@@ -180,11 +181,11 @@ def processes() -> dict:
 
 
 def trained(
-    seed: int = 0, init: float = 0.06, narrow: bool = False, callbacks=(), **change
+    seed: int = 0, init: float = 0.06, narrow: bool = False, also=(), **change
 ) -> dict:
     """The chapter's live training: its losses, and how many of 300 held-out rows it answers rightly, by task.
 
-    `narrow`: the weights themselves are bfloat16.
+    `narrow`: the weights themselves are bfloat16. `also`: callbacks.
     """
     train = data.rows(6_000, run.TASKS)
     held_out = data.rows(300, run.TASKS, held_out=True)
@@ -196,7 +197,7 @@ def trained(
     with tempfile.TemporaryDirectory() as folder:
         args = run.settings(folder, seed=seed, eval_steps=100, **change)
         trainer = run.make_trainer(
-            model, tokenizer, args, train, held_out, callbacks=list(callbacks)
+            model, tokenizer, args, train, held_out, callbacks=list(also)
         )
         trainer.train()
     answers = run.answers(trainer.model, tokenizer, held_out)
@@ -208,12 +209,18 @@ def trained(
     }
 
 
+def judged(rows: list[dict], answers: list[str]) -> list[dict]:
+    """The rows with what was answered, and whether it is right."""
+    both = zip(rows, answers, strict=True)
+    return [row | {"answer": a, "right": data.right(row, a)} for row, a in both]
+
+
 def right(rows: list[dict], answers: list[str]) -> dict[str, list[int]]:
     """For each task how many answers are right, and of how many."""
     found: dict[str, list[int]] = {}
-    for row, answer in zip(rows, answers, strict=True):
+    for row in judged(rows, answers):
         score = found.setdefault(row["task"], [0, 0])
-        score[0] += bool(data.right(row, answer))
+        score[0] += bool(row["right"])
         score[1] += 1
     return found
 
@@ -284,8 +291,8 @@ def rounded() -> list[dict]:
     one of the two neighbours by chance, so that no step is lost on average."""
     return precision(
         {
-            "rounded": {"bf16": True, "callbacks": [Rounded()]},
-            "by chance": {"bf16": True, "callbacks": [Rounded(by_chance=True)]},
+            "rounded": {"bf16": True, "also": [Rounded()]},
+            "by chance": {"bf16": True, "also": [Rounded(by_chance=True)]},
         }
     )
 
@@ -294,12 +301,11 @@ def precision(kinds: dict = PRECISIONS) -> list[dict]:
     """The live training in each of these ways, for three seeds at each of three rates."""
     found = []
     for name, change in kinds.items():
-        change = {"callbacks": []} | change
         for lr in (3e-4, 1e-3, 3e-3):
             for seed in range(3):
                 still, begin = Still(20), time.monotonic()
-                also = {"callbacks": [*change["callbacks"], still]}
-                ran = trained(seed, learning_rate=lr, **change | also)
+                watched = {"also": [*change.get("also", ()), still]}
+                ran = trained(seed, learning_rate=lr, **change | watched)
                 found.append(ran | {"kind": name, "lr": lr, "seed": seed})
                 found[-1] |= {"still": still.seen, "seconds": time.monotonic() - begin}
                 print(name, lr, seed, ran["eval_loss"], still.seen[-2:], flush=True)
@@ -330,12 +336,9 @@ def few_shot(shots: int = 4) -> dict:
         )
         new = run.continued(model, tokenizer, [text], longest=24)
         said += tokenizer.batch_decode(new, skip_special_tokens=True)
-    answers = [
-        row | {"answer": a, "right": data.right(row, a)}
-        for row, a in zip(held_out, said, strict=True)
-    ]
-    print(right(held_out, said), flush=True)
-    return {"shots": shots, "right": right(held_out, said), "answers": answers}
+    score = right(held_out, said)
+    print(score, flush=True)
+    return {"shots": shots, "right": score, "answers": judged(held_out, said)}
 
 
 def smollm(steps: int = 100, seed: int = 0) -> dict:
@@ -351,9 +354,7 @@ def smollm(steps: int = 100, seed: int = 0) -> dict:
         said = []
         for i in range(0, len(held_out), 16):
             said += run.answers(model, tokenizer, held_out[i : i + 16], longest=24)
-        for row, answer in zip(held_out, said, strict=True):
-            told = {"step": when, "answer": answer, "right": data.right(row, answer)}
-            found["answers"].append(row | told)
+        found["answers"] += [a | {"step": when} for a in judged(held_out, said)]
         print(when, right(held_out, said), flush=True)
 
     ask(0)
