@@ -1,0 +1,217 @@
+"""Causal graphs: which independences they entail, and which of them entail the same.
+
+A graph is a `networkx.DiGraph`. Where some edges have a direction and others have none
+(a CPDAG), an edge without is one with both, a → b and b → a.
+"""
+
+from collections.abc import Iterator
+from itertools import chain, combinations
+
+import networkx as nx
+
+from mlbook.causal.borders import check_dag, check_disjoint, check_nodes
+
+
+def is_open(graph: nx.DiGraph, path: list, z: set) -> bool:
+    """Whether a path carries dependence given z: each collider on it is in z or has a
+    descendant there, and no other node of it is in z (Pearl 1988).
+
+    Args:
+        path: its nodes, neighbours adjacent in the graph.
+    """
+    return all(
+        passes(graph, *step, z) for step in zip(path, path[1:], path[2:], strict=False)
+    )
+
+
+def passes(graph: nx.DiGraph, before, node, after, z: set) -> bool:
+    """Whether a path's step before – node – after is open given z."""
+    if graph.has_edge(before, node) and graph.has_edge(after, node):
+        return bool(({node} | nx.descendants(graph, node)) & z)
+    return node not in z
+
+
+def paths(graph: nx.DiGraph, x, y) -> Iterator[list]:
+    """All paths between two nodes, whatever way their edges point."""
+    return nx.all_simple_paths(graph.to_undirected(as_view=True), x, y)
+
+
+def d_separated(graph: nx.DiGraph, x, y, z=()) -> bool:
+    """Whether z blocks every path between x and y.
+
+    No path is listed: a walk is followed that remembers whether it came to a node
+        against its edge (from a child) or
+    along it (from a parent); Koller & Friedman 2009, algorithm 3.1.
+
+    Args:
+        graph: acyclic.
+        x, y, z: a node or several; disjoint; z may be empty.
+    Raises:
+        TypeError, ValueError: the graph has a cycle or no directions; nodes are
+            unknown; the sets overlap.
+    """
+    x, y, z = check_disjoint(check_dag(graph), x, y, z)
+    parents, children = graph.pred, graph.succ
+    opened, above = set(z), list(z)  # z and its ancestors: colliders that are open
+    while above:
+        fresh = [node for node in parents[above.pop()] if node not in opened]
+        opened.update(fresh)
+        above += fresh
+    seen, queue = set(), [(node, True) for node in x]
+    while queue:
+        place = queue.pop()
+        if place in seen:
+            continue
+        seen.add(place)
+        node, from_child = place
+        if node in y:
+            return False
+        if node not in z:
+            queue += [(child, False) for child in children[node]]
+        if (node not in z) if from_child else (node in opened):
+            queue += [(parent, True) for parent in parents[node]]
+    return True
+
+
+def adjacent(graph: nx.DiGraph, a, b) -> bool:
+    return graph.has_edge(a, b) or graph.has_edge(b, a)
+
+
+def undirected(graph: nx.DiGraph) -> list[tuple]:
+    """The edges without a direction, each in both orders."""
+    return [(a, b) for a, b in graph.edges if graph.has_edge(b, a)]
+
+
+def skeleton(graph: nx.DiGraph) -> set[frozenset]:
+    return {frozenset(edge) for edge in graph.edges}
+
+
+def v_structures(dag: nx.DiGraph) -> set[tuple[frozenset, object]]:
+    """({a, b}, c) for each a → c ← b whose ends a and b are not adjacent."""
+    return {
+        (frozenset(pair), node)
+        for node in dag
+        for pair in combinations(dag.predecessors(node), 2)
+        if not adjacent(dag, *pair)
+    }
+
+
+def markov_equivalent(a: nx.DiGraph, b: nx.DiGraph) -> bool:
+    """Whether two DAGs entail the same independences: one skeleton, one set of
+    v-structures (Verma & Pearl 1990).
+
+    Raises:
+        ValueError: one has a cycle, or they have not the same nodes.
+    """
+    check_dag(a), check_dag(b)
+    check_same(a, b)
+    return skeleton(a) == skeleton(b) and v_structures(a) == v_structures(b)
+
+
+def check_same(a: nx.DiGraph, b: nx.DiGraph) -> None:
+    if set(a) != set(b):
+        odd = sorted(map(str, set(a) ^ set(b)))
+        raise ValueError(f"the graphs have not the same nodes: {', '.join(odd)}")
+
+
+def cpdag(dag: nx.DiGraph) -> nx.DiGraph:
+    """What all DAGs that are Markov equivalent to this one have in common: an edge has
+    a direction where they agree.
+
+    Raises:
+        ValueError: the graph has a cycle.
+    """
+    check_dag(dag)
+    pattern = nx.DiGraph()
+    pattern.add_nodes_from(dag)
+    pattern.add_edges_from(dag.edges)
+    pattern.add_edges_from((b, a) for a, b in dag.edges)
+    arrows = {(end, node) for ends, node in v_structures(dag) for end in ends}
+    pattern.remove_edges_from((b, a) for a, b in arrows)
+    return meek(pattern)
+
+
+def meek(pattern: nx.DiGraph) -> nx.DiGraph:
+    """Direct every edge whose other direction would make a cycle or a new v-structure
+    (Meek 1995, rules 1 to 4).
+
+    Args:
+        pattern: its v-structures directed already; other directions may be known, too
+            (rule 4 is for those).
+    """
+    graph = pattern.copy()
+    while forced := [edge for edge in undirected(graph) if is_forced(graph, *edge)]:
+        for a, b in forced:
+            if graph.has_edge(a, b):  # unless the other way was taken in this round
+                graph.remove_edges_from([(b, a)])
+    return graph
+
+
+def is_forced(graph: nx.DiGraph, a, b) -> bool:
+    """Whether a – b must be a → b."""
+    into = {c for c in graph.pred[b] if not graph.has_edge(b, c)}
+    beside = {c for c in graph.succ[a] if graph.has_edge(c, a)}
+    away = {c for c in graph.pred[a] if not graph.has_edge(a, c)}
+    return (
+        any(
+            not adjacent(graph, c, b) for c in away
+        )  # 1: c → a – b, no v-structure at a
+        or any(graph.has_edge(a, c) and c not in beside for c in into)  # 2: a → c → b
+        or any(
+            not adjacent(graph, c, d) for c, d in combinations(beside & into, 2)
+        )  # 3
+        or any(  # 4: a – d → c → b, a and c adjacent, d and b not
+            not adjacent(graph, d, b)
+            and graph.has_edge(d, c)
+            and not graph.has_edge(c, d)
+            for c in into
+            if adjacent(graph, a, c)
+            for d in beside
+        )
+    )
+
+
+def shd(a: nx.DiGraph, b: nx.DiGraph) -> int:
+    """Structural Hamming distance: pairs of nodes whose edge is not the same in both
+    (there, not there, this way, that way, without direction).
+
+    Raises:
+        ValueError: they have not the same nodes.
+    """
+    check_same(a, b)
+
+    def edge(graph, x, y):
+        return graph.has_edge(x, y), graph.has_edge(y, x)
+
+    return sum(edge(a, *pair) != edge(b, *pair) for pair in combinations(a, 2))
+
+
+def adjustment_sets(graph: nx.DiGraph, x, y, among=None) -> list[set]:
+    """All sets to adjust for that give the total effect of x on y: the smallest first.
+
+    A set is valid if it has no descendant of a node on a causal path from x to y (x
+    itself apart), and separates x and y in the graph without the first edges of those
+    paths (Shpitser et al. 2010; Perković et al. 2018).
+
+    Args:
+        graph: acyclic.
+        among: the nodes that may be measured; all if None. At most 20 can be tried.
+    Raises:
+        ValueError: the graph has a cycle, a node is unknown, x is y, or more than 20
+            nodes would be tried.
+    """
+    check_disjoint(check_dag(graph), x, y, ())
+    causal = (nx.descendants(graph, x) & (nx.ancestors(graph, y) | {y})) or set()
+    barred = {x, y}.union(causal, *(nx.descendants(graph, node) for node in causal))
+    allowed = check_nodes(graph, "among", graph if among is None else among) - barred
+    if len(allowed) > 20:
+        raise ValueError(
+            f"{len(allowed)} nodes have too many subsets: name at most 20 in among"
+        )
+    bare = graph.copy()
+    bare.remove_edges_from([(x, node) for node in causal])
+    ordered = [node for node in graph if node in allowed]
+    subsets = chain.from_iterable(
+        combinations(ordered, size) for size in range(len(ordered) + 1)
+    )
+    return [set(z) for z in subsets if d_separated(bare, x, y, z)]
