@@ -43,7 +43,9 @@ def shapes(size: int):
         graph = nx.DiGraph()
         graph.add_nodes_from(NODES[:size])
         graph.add_edges_from(itertools.compress(pairs, edges))
-        degrees = sorted((graph.in_degree(node), graph.out_degree(node)) for node in graph)
+        degrees = sorted(
+            (graph.in_degree(node), graph.out_degree(node)) for node in graph
+        )
         alike = kept.setdefault(tuple(degrees), [])
         if not any(nx.is_isomorphic(graph, other) for other in alike):
             alike.append(graph)

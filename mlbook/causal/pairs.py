@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pandas as pd
 from scipy.special import digamma
-from statsmodels.regression.quantile_regression import QuantReg
+from sklearn.linear_model import QuantileRegressor
 
 from mlbook.causal.borders import check_pair
 from mlbook.causal.independence import features
@@ -74,11 +74,11 @@ def quantile_score(x, y, levels=(0.1, 0.3, 0.5, 0.7, 0.9)) -> float:
     x, y = standard(np.stack(check_pair(x, y), 1)).T
 
     def pinball(effect, cause, level):
-        design = np.ones((len(effect), 1))
+        design = np.zeros((len(effect), 1))  # a constant comes with the regression
         if cause is not None:
-            bends = features(cause, 1.0, 1e-2)
-            design = np.column_stack([design, cause, bends - bends.mean(0)])
-        left = effect - QuantReg(effect, design).fit(level, p_tol=1e-4).fittedvalues
+            design = np.column_stack([cause, features(cause, 1.0, 1e-2)])
+        line = QuantileRegressor(quantile=level, alpha=0, solver="highs")
+        left = effect - line.fit(design, effect).predict(design)
         return np.mean(np.maximum(level * left, (level - 1) * left))
 
     def length(cause, effect):
