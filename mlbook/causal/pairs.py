@@ -76,7 +76,10 @@ def quantile_score(x, y, levels=(0.1, 0.3, 0.5, 0.7, 0.9)) -> float:
     def pinball(effect, cause, level):
         design = np.zeros((len(effect), 1))  # a constant comes with the regression
         if cause is not None:
-            design = np.column_stack([cause, features(cause, 1.0, 1e-2)])
+            bends = standard(np.column_stack([cause, features(cause, 1.0, 1e-2)]))
+            design = (
+                np.linalg.qr(bends)[0] * len(effect) ** 0.5
+            )  # the solver asks for it
         line = QuantileRegressor(quantile=level, alpha=0, solver="highs")
         left = effect - line.fit(design, effect).predict(design)
         return np.mean(np.maximum(level * left, (level - 1) * left))

@@ -122,9 +122,11 @@ def notears(data, penalty: float = 0.1, threshold: float = 0.3) -> pd.DataFrame:
     bounds = [(0, 0) if own[k % (d * d)] else (0, None) for k in range(2 * d * d)]
     both, rho, multiplier, before = np.zeros(2 * d * d), 1.0, 0.0, np.inf
     while rho < 1e16:
-        both = minimize(
-            objective, both, (rho, multiplier), "L-BFGS-B", jac=True, bounds=bounds
-        ).x
+        # steps that are too long overflow, and the line search takes them back
+        with np.errstate(over="ignore", invalid="ignore"):
+            both = minimize(
+                objective, both, (rho, multiplier), "L-BFGS-B", jac=True, bounds=bounds
+            ).x
         A = np.subtract(*both.reshape(2, d, d))
         h = np.trace(expm(A * A)) - d
         if h < 1e-8:
