@@ -55,8 +55,9 @@ class G2:
     """Likelihood-ratio tests of independence between discrete variables, in each
     stratum of what is conditioned on.
 
-    G² = 2 Σ O log(O/E) is compared with χ² of (|i| − 1)(|j| − 1) Π|S| degrees of
-    freedom (Spirtes, Glymour & Scheines).
+    G² = 2 Σ O log(O/E) is compared with χ² of Σ (|i| − 1)(|j| − 1) degrees of freedom,
+    a sum over the strata that hold rows, |i| the values of i that occur there (Spirtes,
+    Glymour & Scheines 2000).
     """
 
     def __init__(self, data):
@@ -86,15 +87,16 @@ class G2:
         stratum = np.zeros(self.n, int)
         for k in given:
             stratum = stratum * self.sizes[k] + self.codes[k]
-        strata = int(np.prod([self.sizes[k] for k in given], dtype=int))
-        seen, stratum = np.unique(stratum, return_inverse=True)  # others hold nothing
+        seen, stratum = np.unique(stratum, return_inverse=True)
         cell = (stratum * a + self.codes[i]) * b + self.codes[j]
         observed = np.bincount(cell, minlength=len(seen) * a * b).reshape(-1, a, b)
         rows, columns = observed.sum(2, keepdims=True), observed.sum(1, keepdims=True)
         expected = rows * columns / observed.sum((1, 2), keepdims=True)
         full = observed > 0
         g2 = 2 * (observed[full] * np.log(observed[full] / expected[full])).sum()
-        return float(chi2.sf(g2, (a - 1) * (b - 1) * strata))
+        values = (rows > 0).sum((1, 2)) - 1, (columns > 0).sum((1, 2)) - 1
+        freedom = int(values[0] @ values[1])
+        return float(chi2.sf(g2, freedom)) if freedom else 1.0
 
 
 TESTS = {"fisher_z": FisherZ, "g2": G2}

@@ -33,7 +33,8 @@ def direct_lingam(data) -> tuple[list, pd.DataFrame]:
     while len(left) > 1:
         lead = int(np.argmin(_dependence(x)))
         others = np.arange(len(left)) != lead
-        x = standard(_residuals(x[others], x[lead]).T).T
+        slope = x[others] @ x[lead] / len(table)
+        x = standard((x[others] - slope[:, None] * x[lead]).T).T
         order.append(left.pop(lead))
     order += left
     return [table.columns[i] for i in order], coefficients(table, order)
@@ -44,17 +45,13 @@ def standard(x: np.ndarray) -> np.ndarray:
     return (x - x.mean(0)) / x.std(0)
 
 
-def _residuals(x: np.ndarray, on: np.ndarray) -> np.ndarray:
-    """Rows of x, standard, after regression on `on`."""
-    return x - (x @ on / len(on))[:, None] * on
-
-
 def entropy(x: np.ndarray) -> np.ndarray:
     """Of the rows of x, of variance 1: Gaussian entropy less two squared moments that
     vanish for a Gaussian (Hyvärinen 1998)."""
+    x = x.astype(np.float32)  # the mean of many rounded values is as good, and sooner
     size = np.abs(x)
-    log_cosh = (size + np.log1p(np.exp(-2 * size))).mean(-1) - np.log(2)
-    skew = (x * np.exp(-(x**2) / 2)).mean(-1)
+    log_cosh = (size + np.log1p(np.exp(-2 * size))).mean(-1, dtype=float) - np.log(2)
+    skew = (x * np.exp(-(x**2) / 2)).mean(-1, dtype=float)
     return (
         (1 + np.log(2 * np.pi)) / 2
         - 79.047 * (log_cosh - 0.37457) ** 2
@@ -74,8 +71,9 @@ def likelihood_ratios(x: np.ndarray) -> np.ndarray:
     after = np.zeros((len(x), len(x)))  # entropy of j's residual on i
     for i, cause in enumerate(x):
         others = np.arange(len(x)) != i
-        rest = _residuals(x[others], cause)
-        after[i, others] = entropy(rest / rest.std(1, keepdims=True))
+        slope = x[others] @ cause / len(cause)
+        rest = x[others] - slope[:, None] * cause
+        after[i, others] = entropy(rest / np.sqrt(1 - slope**2)[:, None])
     of = entropy(x)
     return (of[None] + after.T) - (of[:, None] + after)
 
