@@ -73,7 +73,7 @@ def search(
     check_level(alpha)
     if colliders not in ("first", "max"):
         raise ValueError(f"colliders must be 'first' or 'max', got {colliders!r}")
-    near, separating, removed, count = _adjacent(test, alpha, stable)
+    near, separating, removed, count = adjacencies(test, alpha, stable)
     names = test.names
     pattern = nx.DiGraph()
     pattern.add_nodes_from(names)
@@ -110,7 +110,7 @@ def search(
     return graph
 
 
-def _adjacent(test, alpha: float, stable: bool) -> tuple[dict, dict, list, int]:
+def adjacencies(test, alpha: float, stable: bool) -> tuple[dict, dict, list, int]:
     """Which columns no set separates; the first set that separates each other pair; the
     pairs as they went; tests made."""
     columns = range(len(test.names))

@@ -2,11 +2,13 @@
 is known."""
 
 import io
+import warnings
 
 import numpy as np
 import pandas as pd
 from scipy.special import digamma
-from sklearn.linear_model import QuantileRegressor
+from statsmodels.regression.quantile_regression import QuantReg
+from statsmodels.tools.sm_exceptions import IterationLimitWarning
 
 from mlbook.causal.borders import check_pair
 from mlbook.causal.independence import features
@@ -74,14 +76,16 @@ def quantile_score(x, y, levels=(0.1, 0.3, 0.5, 0.7, 0.9)) -> float:
     x, y = standard(np.stack(check_pair(x, y), 1)).T
 
     def pinball(effect, cause, level):
-        design = np.zeros((len(effect), 1))  # a constant comes with the regression
+        design = np.ones((len(effect), 1))
         if cause is not None:
-            bends = standard(np.column_stack([cause, features(cause, 1.0, 1e-2)]))
-            design = (
-                np.linalg.qr(bends)[0] * len(effect) ** 0.5
-            )  # the solver asks for it
-        line = QuantileRegressor(quantile=level, alpha=0, solver="highs")
-        left = effect - line.fit(design, effect).predict(design)
+            bends = features(cause, 1.0, 1e-2)
+            design = np.column_stack([design, cause, bends - bends.mean(0)])
+        with (
+            warnings.catch_warnings()
+        ):  # its weights may swing in the sixth digit for ever
+            warnings.simplefilter("ignore", IterationLimitWarning)
+            line = QuantReg(effect, design).fit(level, p_tol=1e-4)
+        left = effect - line.fittedvalues
         return np.mean(np.maximum(level * left, (level - 1) * left))
 
     def length(cause, effect):
