@@ -5,7 +5,7 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from mlbook.causal.borders import check_level
 
@@ -110,12 +110,13 @@ def invariant(x: np.ndarray, y: np.ndarray, environment: np.ndarray) -> float:
     p = []
     for each in pd.unique(environment):
         a, b = left[environment == each], left[environment != each]
-        f = stats.f(len(a) - 1, len(b) - 1)
-        ratio = a.var(ddof=1) / b.var(ddof=1)
-        p += [
-            stats.ttest_ind(a, b, equal_var=False).pvalue,
-            2 * min(f.cdf(ratio), f.sf(ratio)),
-        ]
+        va, vb = a.var(ddof=1), b.var(ddof=1)
+        wa, wb = va / len(a), vb / len(b)
+        t = (a.mean() - b.mean()) / np.sqrt(wa + wb)
+        free = (wa + wb) ** 2 / (wa**2 / (len(a) - 1) + wb**2 / (len(b) - 1))
+        sizes = len(a) - 1, len(b) - 1
+        f = min(special.fdtr(*sizes, va / vb), special.fdtrc(*sizes, va / vb))
+        p += [2 * special.stdtr(free, -abs(t)), 2 * f]
     return float(min(1, min(p) * len(p)))
 
 

@@ -3,6 +3,7 @@ experts drew, logs of recommendations."""
 
 import gzip
 import io
+import warnings
 from collections.abc import Callable
 
 import networkx as nx
@@ -20,6 +21,10 @@ DIGESTS = {
     "cyto_full_target.csv": "398bc137b2669432ef12e0c57d3783fa876c1c7e2377577d3e75410f085485f6",
     "random/all/all.csv": "7168295b6e0a9eabcf3392320a5dd434e542b68e705d5cd9491499af589812f1",
     "bts/all/all.csv": "0ad874e4dbf6902f0845dd478ad8dde5ef6903583d3ffaace78411bdad064106",
+    "random/men/men.csv": "ede6d08c6877f99cd3770f7d09e26c738e6aa6de4445ccccfb1356ba5d06b1eb",
+    "random/women/women.csv": "e65f3bd3beb17664fa69cc129bf7bf852a775f8ffa630506e505fc905315bb34",
+    "bts/men/men.csv": "db6d1f7ed2d591ba521533e45286d4c1fba7fe57a8ad2e80342210335f43c527",
+    "bts/women/women.csv": "e5d1b49a39b608585a2f3014a3f54970430cd37a495c1b73fceb85cdf428a5b8",
 }
 # Rows of each experiment of Sachs et al., in the order of their supplement: the file is
 # the nine tables one below the other (the chapter looks for the seams in the data).
@@ -77,18 +82,20 @@ def sachs() -> tuple[pd.DataFrame, pd.Series, nx.DiGraph]:
     return table, condition, graph
 
 
-def bandit(policy: str) -> pd.DataFrame:
-    """10,000 rows of the Open Bandit data, campaign "all": what was shown where, with
-    what chance, and whether it was clicked (Saito et al. 2021).
+def bandit(policy: str, campaign: str = "all") -> pd.DataFrame:
+    """10,000 rows of the Open Bandit data: which item was shown in which place, with what
+    chance, and whether it was clicked (Saito et al. 2021).
 
     Args:
         policy: that chose: "random", or "bts" (Bernoulli Thompson sampling).
+        campaign: "all" (80 items), "men" (34) or "women" (46).
     Raises:
-        ValueError: it is neither.
+        ValueError: there is no log of that name.
     """
-    if policy not in ("random", "bts"):
-        raise ValueError(f"policy must be 'random' or 'bts', got {policy!r}")
-    table = _read(f"{policy}/all/all.csv", OBP, pd.read_csv, index_col=0)
+    name = f"{policy}/{campaign}/{campaign}.csv"
+    if name not in DIGESTS:
+        raise ValueError(f"no log of policy {policy!r} in campaign {campaign!r}")
+    table = _read(name, OBP, pd.read_csv, index_col=0)
     return table[["item_id", "position", "click", "propensity_score"]]
 
 
@@ -100,7 +107,10 @@ def network(name: str):
     Raises:
         FileNotFoundError: it has none of that name.
     """
-    from pgmpy.readwrite import BIFReader
+    with warnings.catch_warnings():  # of its own parts that will move
+        warnings.simplefilter("ignore", FutureWarning)
+        import pgmpy.estimators  # noqa: F401
+        from pgmpy.readwrite import BIFReader
 
     path = packaged.file(f"example_models/{name}.bif.gz", "pgmpy==1.1.2")
     return BIFReader(string=gzip.decompress(path.read_bytes()).decode()).get_model()
