@@ -12,6 +12,7 @@ from mlbook.causal import (
     additive,
     borders,
     constraint,
+    experiments,
     explorer,
     generative,
     independence,
@@ -531,7 +532,9 @@ def test_generators_follow_their_graph():
     graph = nx.DiGraph([("b", "a"), ("b", "c")])
     made = generative.Generator(graph, 3)(500)
     assert made.shape == (3, 500, 3)
-    assert len({float(run.detach().mean()) for run in made}) == 3, "other weights in each run"
+    assert len({float(run.detach().mean()) for run in made}) == 3, (
+        "other weights in each run"
+    )
     with pytest.raises(ValueError, match="cycle"):
         generative.Generator(nx.DiGraph(["ab", "ba"]), 2)
 
@@ -583,3 +586,81 @@ def test_levels():
     assert borders.check_level(0.05) == 0.05
     with pytest.raises(ValueError):
         borders.check_level(float("nan"))
+
+
+# What the chapter repeats
+
+
+def test_equivalents_are_the_class():
+    found = experiments.equivalents(scm.graph_of(EXAMPLE))
+    assert len(found) == 3 and set(found[0].edges) == set(scm.graph_of(EXAMPLE).edges)
+    whole = experiments.equivalents(nx.DiGraph(["ab", "bc", "ac"]))
+    assert len({frozenset(graph.edges) for graph in whole}) == 6
+
+
+def test_tables_that_are_alike_and_not():
+    rng = np.random.default_rng(0)
+    one, other = (pd.DataFrame(rng.normal(size=(5_000, 2))) for _ in range(2))
+    assert experiments.alike(one, other) > 0.01
+    assert experiments.alike(one, other * 1.15) < 1e-3
+    # the margins are the same, and not the pair
+    turned = pd.DataFrame(
+        {0: other[0], 1: 0.3 * other[0] + (1 - 0.09) ** 0.5 * other[1]}
+    )
+    assert experiments.alike(one, turned) < 1e-6
+
+
+def test_shares_follow_their_formula():
+    shares, expected = experiments.judged_dependent(0.1, [100, 1_000], 400)
+    assert np.abs(shares - expected).max() < 0.1
+    assert experiments.judged_dependent(0.0, [500], 10)[1] == pytest.approx(0.05)
+
+
+def test_wilson_s_interval():
+    from statsmodels.stats.proportion import proportion_confint
+
+    assert experiments.wilson(0.3, 40) == pytest.approx(proportion_confint(12, 40, method="wilson"), abs=1e-4)  # fmt: skip
+    assert experiments.wilson(0.0, 40)[0] == pytest.approx(0, abs=1e-12)
+
+
+def test_changes_are_where_they_are():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.normal(size=(1_000, 3)))
+    table.iloc[400:, 1] += 1
+    places, change = experiments.changes(table, width=100, step=1)
+    assert abs(places[change.argmax()] - 400) < 15
+
+
+def test_the_right_share_of_a_method_that_knows():
+    assert experiments.share_right("curved", "Laplace", lambda x, y, seed: True, 3) == 1
+    assert (
+        experiments.share_right("linear", "uniform", lambda x, y, seed: False, 3) == 0
+    )
+
+
+def test_series_that_remember():
+    x, links = experiments.remembering(0, 0.9)
+    assert x.shape == (200, 5) and links.sum() == 4 and np.isfinite(x).all()
+    judged = experiments.links_judged(0.0, 3)
+    assert list(judged["method"].unique()) == ["Granger", "MCI"]
+    assert judged[["false", "found"]].to_numpy().max() <= 1
+
+
+def test_null_p_values_lie_on_their_grid():
+    p = np.array(experiments.null_p_values(3, n=40))
+    assert np.allclose(100 * p, np.round(100 * p)) and (p > 0).all()
+
+
+def test_the_benchmark_asks_every_method(monkeypatch):
+    import importlib
+    from pathlib import Path
+
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    discovering = importlib.import_module("discovering")
+    x, y = np.random.default_rng(0).normal(size=(2, 60))
+    answers = discovering.asked(x, x**3 + y, runs=2, steps=5, seed=0)
+    assert set(answers) == {"lingam", "anm", "igci", "quantiles", "cgnn"}
+    assert all(np.isfinite(answer["says"]) for answer in answers.values())
+    data = discovering.made(nx.DiGraph(["ab", "bc"]), "linear", "uniform", 80, 0)
+    for method in discovering.found(data).values():
+        assert set(method()) == set("abc")

@@ -25,7 +25,13 @@ from mlbook.source import TAG
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # The chapters that run to their end: the last two on other versions of the libraries that they are about.
-WHOLE = ("flow-matching", "compression", "dpo", "huggingface-training", "causal-inference")
+WHOLE = (
+    "flow-matching",
+    "compression",
+    "dpo",
+    "huggingface-training",
+    "causal-inference",
+)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 FREEZE = ROOT.parent / "shared/colab/pip-freeze.gpu.txt"

@@ -1,0 +1,180 @@
+"""What the chapter measures again and again: worlds to draw from, and shares of tables."""
+
+from collections.abc import Callable, Iterator
+from itertools import chain, combinations, permutations, product
+
+import networkx as nx
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from mlbook.causal import additive, independence, lingam, scm, series
+from mlbook.causal.graphs import cpdag
+
+
+def all_dags(names) -> Iterator[nx.DiGraph]:
+    """Every DAG on these nodes; 543 on four."""
+    both = list(permutations(names, 2))
+    most = len(names) * (len(names) - 1) // 2
+    for edges in chain.from_iterable(combinations(both, k) for k in range(most + 1)):
+        graph = nx.DiGraph()
+        graph.add_nodes_from(names)
+        graph.add_edges_from(edges)
+        if nx.is_directed_acyclic_graph(graph):
+            yield graph
+
+
+def equivalents(dag: nx.DiGraph) -> list[nx.DiGraph]:
+    """All DAGs that are Markov equivalent to this one, itself first."""
+    shared = cpdag(dag)
+    found = []
+    for turned in product((False, True), repeat=dag.number_of_edges()):
+        graph = nx.DiGraph()
+        graph.add_nodes_from(dag)
+        graph.add_edges_from(
+            e[::-1] if turn else e for e, turn in zip(dag.edges, turned, strict=True)
+        )
+        if nx.is_directed_acyclic_graph(graph) and set(cpdag(graph).edges) == set(
+            shared.edges
+        ):
+            found.append(graph)
+    return found
+
+
+def alike(a: pd.DataFrame, b: pd.DataFrame, bins: int = 10) -> float:
+    """The p-value of a chi-square test that two tables of two columns have one
+    distribution, over squares of the first's quantiles."""
+    counts = []
+    for table in (a, b):
+        place = np.zeros(len(table), int)
+        for name in a:
+            edges = np.quantile(a[name], np.linspace(0, 1, bins + 1)[1:-1])
+            place = bins * place + np.searchsorted(edges, table[name])
+        counts.append(np.bincount(place, minlength=bins**2))
+    counts = np.array(counts)
+    return float(stats.chi2_contingency(counts[:, counts.sum(0) > 10]).pvalue)
+
+
+def judged_dependent(total: float, sizes, repeats: int, level: float = 0.05):
+    """A → B → D and A → C → D, whose effects of A on D add up to `total`: how often
+    A and D are judged dependent, and how often they should be.
+
+    Args:
+        sizes: numbers of rows.
+    Returns:
+        (shares, those by the formula), one for each size.
+    """
+    beyond = stats.norm.isf(level / 2)
+    shares = []
+    for n in sizes:
+        rng = np.random.default_rng([n, int(1_000 * total)])
+        a, b, c, d = rng.standard_normal((4, repeats, n), dtype=np.float32)
+        d += 0.8 * (a + b) - (0.8 - total) * (a + c)
+        a, d = (v - v.mean(1, keepdims=True) for v in (a, d))
+        r = (a * d).sum(1) / np.sqrt((a**2).sum(1) * (d**2).sum(1))
+        shares.append((np.abs(np.arctanh(r)) * np.sqrt(n - 3) > beyond).mean())
+    rho = total / np.sqrt(total**2 + 0.8**2 + (0.8 - total) ** 2 + 1)
+    shift = np.arctanh(rho) * np.sqrt(np.asarray(sizes) - 3)
+    return np.array(shares), stats.norm.cdf(shift - beyond) + stats.norm.cdf(
+        -shift - beyond
+    )
+
+
+def null_p_values(seed: int, n: int = 100) -> list[float]:
+    """HSIC's p-values where its null hypothesis is true: of independent variables, of the
+    residuals of a true model, and of those of rows that it was not fitted to."""
+    rng = np.random.default_rng(seed)
+    x, e = rng.standard_normal((2, 2 * n))
+    y = np.tanh(1.5 * x) + 0.5 * e
+    fit = additive.Smoother(lingam.standard(np.stack([x[:n], y[:n]], 1))).fit(1, [0])
+    fitted = y[:n] - fit.residuals * y[:n].std()
+    order = np.argsort(x[:n])
+    new = y[n:] - np.interp(x[n:], x[:n][order], fitted[order])
+    pairs = (x[:n], e[:n]), (x[:n], fit.residuals), (x[n:], new)
+    return [independence.hsic(a, b, 99, seed)[1] for a, b in pairs]
+
+
+def share_right(shape: str, noise: str, method: Callable, tables: int, n: int = 300):
+    """The share of random pairs X → Y whose direction a method finds.
+
+    Args:
+        shape: as `scm.random_scm`; noise: a name of `scm.NOISES`.
+        method: (x, y, seed) → whether x is the cause.
+    """
+    right = 0
+    for seed in range(tables):
+        rng = np.random.default_rng(10_000 + seed)
+        model = scm.random_scm(nx.DiGraph([("X", "Y")]), shape, rng)
+        kinds = dict.fromkeys(model, scm.NOISES[noise])
+        rows = scm.simulate(model, n, noise=scm.draw_noise(model, n, seed, kinds))
+        right += bool(method(rows["X"].to_numpy(), rows["Y"].to_numpy(), seed))
+    return right / tables
+
+
+def equal_noises(seed: int, n: int = 1_000) -> tuple[nx.DiGraph, pd.DataFrame]:
+    """A random linear model of six variables whose noises have variance 1, and n rows."""
+    rng = np.random.default_rng(seed)
+    graph = scm.random_dag(6, 7, rng)
+    names = list(graph)
+    B = np.zeros((6, 6))
+    for a, b in graph.edges:
+        B[names.index(b), names.index(a)] = rng.choice([-1, 1]) * rng.uniform(0.5, 1.5)
+    rows = rng.standard_normal((n, 6)) @ np.linalg.inv(np.eye(6) - B).T
+    return graph, pd.DataFrame(rows, columns=names)
+
+
+def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
+    """An interval for a share of n (Wilson 1927); 95 % for z = 1.96."""
+    middle = share + z**2 / (2 * n)
+    half = z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return (middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)
+
+
+def changes(table: pd.DataFrame, width: int = 150, step: int = 5):
+    """How much the rows after each place differ from those before it, all columns
+    together, in ranks and in their distance from the middle.
+
+    Returns:
+        (places, changes).
+    """
+    ranks = table.rank() / len(table) - 0.5
+    places = np.arange(width, len(table) - width, step)
+    total = np.zeros(len(places))
+    for part in (ranks, ranks.abs() - ranks.abs().mean()):
+        sums = np.vstack([np.zeros(part.shape[1]), part.to_numpy().cumsum(0)])
+        after = sums[places + width] - sums[places]
+        before = sums[places] - sums[places - width]
+        total += ((after - before) ** 2).sum(1) / width**2
+    return places, total
+
+
+def remembering(seed: int, memory: float, d: int = 5, n: int = 200):
+    """Series that remember `memory` of their last value, with four lagged links of 0.3.
+
+    Returns:
+        ((n, d), (d, d) whether the first acts on the second).
+    """
+    rng = np.random.default_rng(seed)
+    links = np.zeros((d, d), bool)
+    while links.sum() < 4:
+        links[tuple(sorted(rng.choice(d, 2, replace=False)))] = True
+    x = rng.standard_normal((n + 100, d))
+    for t in range(1, n + 100):
+        x[t] += memory * x[t - 1] + 0.3 * x[t - 1] @ links
+    return x[100:], links
+
+
+def links_judged(memory: float, tables: int, level: float = 0.05) -> pd.DataFrame:
+    """How many links that are not there, and that are, Granger's test of pairs and MCI
+    judge causal: one row for each method and table, columns "false" and "found"."""
+    rows = []
+    for seed in range(tables):
+        x, links = remembering(seed, memory)
+        d = len(links)
+        none = ~links & ~np.eye(d, dtype=bool)
+        granger = np.ones((d, d))
+        for i, j in permutations(range(d), 2):
+            granger[i, j] = series.granger(x[:, i], x[:, j])
+        for name, p in {"Granger": granger, "MCI": series.mci(x, 2)[:, 0]}.items():
+            rows.append((name, (p[none] < level).mean(), (p[links] < level).mean()))
+    return pd.DataFrame(rows, columns=["method", "false", "found"])
