@@ -156,10 +156,10 @@ def page(scm: dict, places: dict, pair: tuple, alt: str, caption: str, n: int = 
     style = 'font-family="sans-serif" font-size="13" style="max-width:100%;height:auto"'
     return (
         f'<figure class="mlbook-figure" style="margin:1em 0" data-all="{data}" '
-        f'data-script="{html.escape(SCRIPT)}"><div role="group" aria-label="{html.escape(alt)}" '
+        f'data-script="{html.escape(SCRIPT)}"><div '
         'style="display:flex;flex-wrap:wrap;gap:1em;justify-content:center;align-items:center">'
-        f'<svg width="{SIZE}" viewBox="0 0 {SIZE} {SIZE - 50}" {style}>{drawn}</svg>'
-        f'<svg width="{wide}" viewBox="0 0 {wide} {wide}" {style}>{cells}</svg></div>'
+        f'<svg role="group" aria-label="{html.escape(alt)}" width="{SIZE}" viewBox="0 0 {SIZE} {SIZE - 50}" {style}>{drawn}</svg>'
+        f'<svg role="group" aria-label="correlation of each pair" width="{wide}" viewBox="0 0 {wide} {wide}" {style}>{cells}</svg></div>'
         f'<output style="display:block;min-height:4.5em">{all_states["words"][0][start]}</output>'
         f"<figcaption>{html.escape(caption)} "
         f'<small class="mlbook-scale">Scale: {scale_name()}.</small></figcaption></figure>'
