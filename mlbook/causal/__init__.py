@@ -1,1 +1,48 @@
-"""What the chapter on causal inference uses."""
+"""Causal graphs, models, discovery and effects, on networkx's graphs and pandas's tables."""
+
+from mlbook.causal.additive import anm_direction, cam
+from mlbook.causal.constraint import pc
+from mlbook.causal.effects import front_door, icp, match, two_stage
+from mlbook.causal.generative import cgnn, cgnn_pair
+from mlbook.causal.graphs import (
+    adjustment_sets,
+    cpdag,
+    d_separated,
+    markov_equivalent,
+    shd,
+)
+from mlbook.causal.independence import hsic
+from mlbook.causal.lingam import direct_lingam, ica_lingam
+from mlbook.causal.pairs import igci, pair_lingam, quantile_score
+from mlbook.causal.scm import graph_of, simulate
+from mlbook.causal.scores import exact, notears
+from mlbook.causal.series import granger, mci
+
+__all__ = [
+    "adjustment_sets",
+    "anm_direction",
+    "cam",
+    "cgnn",
+    "cgnn_pair",
+    "cpdag",
+    "d_separated",
+    "direct_lingam",
+    "exact",
+    "front_door",
+    "granger",
+    "graph_of",
+    "hsic",
+    "ica_lingam",
+    "icp",
+    "igci",
+    "markov_equivalent",
+    "match",
+    "mci",
+    "notears",
+    "pair_lingam",
+    "pc",
+    "quantile_score",
+    "shd",
+    "simulate",
+    "two_stage",
+]

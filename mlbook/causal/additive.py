@@ -106,8 +106,8 @@ def cam(data, alpha: float = 0.001) -> nx.DiGraph:
     (Bühlmann, Peters & Ernest 2014).
 
     Greedy: the edge that adds most to the likelihood, −n/2 Σ log var(e_j), and closes
-        no cycle, until none is left to add;
-    then an F test takes away each parent whose function is not worth its parameters.
+    no cycle, until none is left to add; then an F test takes away each parent whose
+    function is not worth its parameters.
 
     Args:
         data: rows of observations, a DataFrame or an array (n, variables).

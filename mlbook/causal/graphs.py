@@ -40,8 +40,8 @@ def d_separated(graph: nx.DiGraph, x, y, z=()) -> bool:
     """Whether z blocks every path between x and y.
 
     No path is listed: a walk is followed that remembers whether it came to a node
-        against its edge (from a child) or
-    along it (from a parent); Koller & Friedman 2009, algorithm 3.1.
+    against its edge (from a child) or along it (from a parent); Koller & Friedman 2009,
+    algorithm 3.1.
 
     Args:
         graph: acyclic.

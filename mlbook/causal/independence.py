@@ -107,8 +107,7 @@ def features(x: np.ndarray, width: float, tolerance: float = 1e-5) -> np.ndarray
     x_j)² / 2 width²).
 
     Pivoted Cholesky: for one variable a Gaussian kernel has few large eigenvalues, so
-        that some twenty columns do
-    for any number of rows (Fine & Scheinberg 2001).
+    that some twenty columns do for any number of rows (Fine & Scheinberg 2001).
 
     Args:
         x: (n,).

@@ -46,9 +46,8 @@ def mci(data, lags: int = 3, alpha: float = 0.2) -> np.ndarray:
     cause.
 
     First PC picks, for each series, lags that might be its parents: at a level so high
-        that few
-    are lost. Then each link is tested given both sides' parents, which takes out what
-    the series' own memory would feign.
+    that few are lost. Then each link is tested given both sides' parents, which takes
+    out what the series' own memory would feign.
 
     Args:
         data: (n, d), equally spaced times downwards.
