@@ -88,6 +88,8 @@ def test_models_with_constants_and_without_noise():
         (lambda: scm.simulate(EXAMPLE, 10, do={"X1": np.nan}), "do sets X1 to nan"),
         (lambda: scm.simulate(EXAMPLE, 0), "n must be a whole number, at least 1"),
         (lambda: scm.simulate({"A": lambda Q, e: e}, 5), "A depends on 'Q'"),
+        (lambda: scm.graph_of({"e": lambda e: e}), "cannot be called e"),
+        (lambda: scm.draw_noise(EXAMPLE, 5, noises={"Q": None}), "noises name 'Q'"),
         (lambda: scm.simulate({"A": lambda B: B, "B": lambda A: A}, 5), "cycle: A → B → A"),
         (lambda: scm.simulate(EXAMPLE, 5, noise=scm.draw_noise(EXAMPLE, 4)), "noise of 5 rows"),
         (lambda: scm.random_dag(4, 7, np.random.default_rng(0)), "4 nodes take 0 to 6 edges, got 7"),
@@ -124,6 +126,10 @@ REFUSED = [
     (odd(c=[np.nan] + [1.0] * 49), "column 'c' has nan in row 0"),
     (odd(c=[0.0] * 49 + [np.inf]), "column 'c' has inf in row 49"),
     (odd()[:5], "at least 10 rows are needed, got 5"),
+    (
+        np.random.default_rng(0).normal(size=(11, 12)),
+        "11 rows are too few for 12 columns",
+    ),
     (odd().set_axis(list("aab"), axis=1), "two columns are called 'a'"),
     (np.zeros((20, 0)), "without columns"),
 ]
@@ -146,7 +152,6 @@ def test_tables_that_are_refused(data, message):
 
 
 PAIR_METHODS = [
-    independence.hsic,
     additive.anm_direction,
     pairs.pair_lingam,
     pairs.igci,
@@ -208,6 +213,10 @@ def test_g2_is_causal_learn_s_where_all_strata_are_there():
         assert ours(0, 1, [given])[0] == pytest.approx(theirs(0, 1, given), rel=1e-6)
     with pytest.raises(ValueError, match="column 0 is constant"):
         independence.G2(np.zeros((20, 2)))
+    with pytest.raises(
+        ValueError, match="has 50 values in 50 rows: that is not discrete"
+    ):
+        constraint.pc(np.random.default_rng(0).normal(size=(50, 2)), test="g2")
     with pytest.raises(ValueError, match="column 'a' has a missing value in row 1"):
         independence.G2(pd.DataFrame({"a": ["x", None, "y"], "b": [1, 2, 3]}))
 
@@ -255,6 +264,22 @@ def test_hsic_with_ties_and_few_values():
     assert independence.hsic(coin, rng.integers(0, 2, 200))[1] > 0.01
     with pytest.raises(ValueError, match="permutations must be"):
         independence.hsic(coin, rng.normal(size=200), permutations=0)
+
+
+def test_hsic_of_rare_events_and_of_copies():
+    rng = np.random.default_rng(0)
+    p = []
+    for _ in range(60):
+        rare = np.zeros(2_000)
+        rare[rng.choice(2_000, 3, replace=False)] = 1
+        statistic, value = independence.hsic(rare, rng.normal(size=2_000), 99)
+        assert np.isfinite(statistic)
+        p.append(value)
+    assert np.mean(np.array(p) < 0.05) < 0.2
+    x = rng.normal(size=50)
+    assert independence.hsic(x, x)[1] == independence.hsic(x, -x)[1] == 1 / 201
+    order = rng.permutation(50)
+    assert independence.hsic(x[order], x[order] ** 2)[0] == pytest.approx(independence.hsic(x, x**2)[0])  # fmt: skip
 
 
 def test_kernel_columns_make_the_kernel():
@@ -320,6 +345,23 @@ def test_what_pc_says_of_its_work():
     assert first.graph["separating"][frozenset(("X3", "X4"))] == set()
     assert found.graph["tests"] > 10
     assert set(undirected(found)) == {("X1", "X2"), ("X2", "X1"), ("X1", "X3"), ("X3", "X1")}  # fmt: skip
+
+
+def test_small_tables_have_one_answer_in_all_orders():
+    """Where tests contradict each other, too; and arrows in a circle are told."""
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        d = int(rng.integers(5, 8))
+        model = scm.random_scm(scm.random_dag(d, 1.5 * d, rng), "linear", rng)
+        data = scm.simulate(model, 80, seed=seed)
+        found = {frozenset(constraint.pc(data[list(rng.permutation(data.columns))]).edges) for _ in range(8)}  # fmt: skip
+        assert len(found) == 1
+        graph = constraint.pc(data)
+        arrows = nx.DiGraph(constraint.directed(graph))
+        assert graph.graph["acyclic"] == nx.is_directed_acyclic_graph(arrows)
+    rng = np.random.default_rng(1)
+    model = scm.random_scm(scm.random_dag(7, 12, rng), "linear", rng)
+    assert not constraint.pc(scm.simulate(model, 300, seed=1)).graph["acyclic"]
 
 
 @pytest.mark.parametrize(
@@ -479,6 +521,15 @@ def test_the_exact_search_finds_the_class():
         scores.exact(rng.normal(size=(50, 15)))
 
 
+def test_notears_says_when_it_fails():
+    data = scm.simulate(COLLIDER, 200)
+    with pytest.raises(ValueError, match="no acyclic weights were found"):
+        scores.notears(data * 1e7)
+    for how in ({"penalty": -1}, {"penalty": np.nan}, {"threshold": -0.1}):
+        with pytest.raises(ValueError, match="must be at least 0"):
+            scores.notears(data, **how)
+
+
 def test_notears_gradient_and_graph():
     data = scm.simulate(COLLIDER, 2_000)
     B = scores.notears(data)
@@ -539,6 +590,17 @@ def test_generators_follow_their_graph():
         generative.Generator(nx.DiGraph(["ab", "ba"]), 2)
 
 
+def test_cgnn_leaves_the_caller_s_random_numbers():
+    x, y = np.random.default_rng(0).normal(size=(2, 40))
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    generative.cgnn_pair(x, y, runs=1, steps=2)
+    assert torch.equal(torch.rand(3), expected)
+    with pytest.raises(ValueError, match="rows must be"):
+        generative.cgnn_pair(x, y, rows=0)
+
+
 def test_cgnn_of_a_pair_and_of_a_graph():
     rng = np.random.default_rng(0)
     x = rng.normal(size=200)
@@ -578,8 +640,13 @@ def test_the_explorer_says_what_separation_says():
             if not {names[i], names[j]} & given:
                 apart = d_separated(graph, names[i], names[j], given)
                 assert ("d-separated" if apart else "d-connected") in text
-    with pytest.raises(ValueError, match="at most six variables"):
+    with pytest.raises(ValueError, match="two to six variables"):
         explorer.page(dict.fromkeys("abcdefg", lambda e: e), {}, ("a", "b"), "a", "c")
+    two = {"<b>": lambda e: e, "c": lambda e: e}
+    with pytest.raises(ValueError, match="a place of its own"):
+        explorer.page(two, dict.fromkeys(two, (0, 0)), ("<b>", "c"), "a", "c")
+    shown = explorer.page(two, {"<b>": (0, 0), "c": (1, 1)}, ("<b>", "c"), "a", "c")
+    assert "<b>" not in shown
 
 
 def test_levels():
@@ -640,10 +707,19 @@ def test_the_right_share_of_a_method_that_knows():
 
 def test_series_that_remember():
     x, links = experiments.remembering(0, 0.9)
-    assert x.shape == (200, 5) and links.sum() == 4 and np.isfinite(x).all()
-    judged = experiments.links_judged(0.0, 3)
-    assert list(judged["method"].unique()) == ["Granger", "MCI"]
+    assert x.shape == (150, 8) and links.sum() == 7 and np.isfinite(x).all()
+    judged = experiments.links_judged(0.0, 2)
+    assert list(judged["method"].unique()) == ["pairs", "all at once", "MCI"]
     assert judged[["false", "found"]].to_numpy().max() <= 1
+
+
+def test_straight_models():
+    graph, equal = experiments.straight(0)
+    same, unequal = experiments.straight(0, spread=3)
+    assert set(graph.edges) == set(same.edges) and equal.shape == (1_000, 6)
+    roots = [node for node in graph if not graph.in_degree(node)]
+    assert np.allclose(equal[roots].std(), 1, atol=0.1)
+    assert np.ptp(unequal[roots].std()) > 0.1 or len(roots) == 1
 
 
 def test_null_p_values_lie_on_their_grid():

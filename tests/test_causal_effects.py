@@ -122,6 +122,20 @@ def test_what_matching_refuses():
         effects.match(*doubled, "y", ["a", "c"])
 
 
+def test_matching_does_not_look_at_offsets():
+    treated, others = people(300, 2)
+    far = [t.assign(a=1e-3 * t["a"] + 1e3) for t in (treated, others)]
+    expected = effects.match(treated, others, "y", ["a", "b"])
+    assert effects.match(*far, "y", ["a", "b"]) == pytest.approx(expected, rel=1e-6)
+    for bad, message in (
+        ((treated, others, "y", ["a"], 0), "neighbours must be"),
+        ((treated[:1], others, "y", ["a"]), "at least two treated"),
+        ((treated.assign(y=np.nan), others, "y", ["a"]), "column 'y' has nan"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            effects.match(*bad)
+
+
 def test_lalonde_s_experiment():
     nsw, survey = real.lalonde()
     assert len(nsw) == 445 and len(survey) == 15_992
@@ -160,15 +174,42 @@ def test_invariance_is_that_of_scipy_s_tests():
         p.append(stats.ttest_ind(a, b, equal_var=False).pvalue)
         ratio = stats.f(len(a) - 1, len(b) - 1)
         p.append(2 * min(ratio.cdf(a.var(ddof=1) / b.var(ddof=1)), ratio.sf(a.var(ddof=1) / b.var(ddof=1))))  # fmt: skip
-    assert effects.invariant(x, y, label) == pytest.approx(min(1, 6 * min(p)), rel=1e-9)
+    found = effects.Environments(table, label).p_value(["x1"], "y")
+    assert found == pytest.approx(min(1, 6 * min(p)), rel=1e-9)
+
+
+def test_invariance_does_not_look_at_units():
+    table, label = worlds(0)
+    expected = effects.icp(table, "y", label)
+    far = table.assign(x1=1e3 * table["x1"] + 1e8)
+    assert effects.icp(far, "y", label) == expected
+
+
+def test_two_stages_refuse_what_is_not_finite():
+    z, x, y = instrument(n=50)
+    with pytest.raises(ValueError, match="z has values that are not finite"):
+        effects.two_stage(y, x[:, None], np.full((50, 1), np.nan))
+    with pytest.raises(ValueError, match=r"needed, got \(50, 1\)"):
+        effects.two_stage(y[:, None], x[:, None], z[:, None])
+
+
+def test_the_front_door_refuses_gaps():
+    table = front(1_000).astype(object)
+    table.loc[3, "y"] = None
+    with pytest.raises(ValueError, match="missing values"):
+        effects.front_door(table, "x", "m", "y")
+    whole = front(1_000)
+    wide = whole.assign(x=pd.Categorical(whole["x"], categories=[False, True, "z"]))
+    assert effects.front_door(wide, "x", "m", "y").to_numpy() == pytest.approx(effects.front_door(whole, "x", "m", "y").to_numpy())  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "target, label, message",
     [
-        ("y", np.zeros(900), "at least two environments are needed"),
+        ("y", np.zeros(900), "at least two environments of"),
         ("q", np.arange(900) % 2, "'q' is no column"),
         ("y", np.arange(899) % 2, "899 labels for 900 rows"),
+        ("y", np.arange(900) < 1, "of at least two rows"),
     ],
 )
 def test_what_invariance_refuses(target, label, message):
@@ -204,6 +245,30 @@ def test_granger_s_level_and_what_it_is_given():
     d = rng.standard_normal(500)
     x, y = np.roll(d, 1) + 0.1 * rng.standard_normal(500), np.roll(d, 2) + rng.standard_normal(500)  # fmt: skip
     assert series.granger(x, y) < 1e-6 < 0.01 < series.granger(x, y, 2, given=d)
+
+
+@pytest.mark.parametrize("scale, offset", [(1, 1e7), (1e-14, 0), (1e14, 1e20)])
+def test_granger_does_not_look_at_units(scale, offset):
+    x = walk(0, link=0.2)
+    expected = series.granger(x[:, 0], x[:, 1], 2)
+    assert series.granger(scale * x[:, 0] + offset, x[:, 1], 2) == pytest.approx(expected, rel=1e-3)  # fmt: skip
+    assert series.granger(x[:, 0], scale * x[:, 1] + offset, 2) == pytest.approx(expected, rel=1e-3)  # fmt: skip
+
+
+def test_what_is_given_must_fit():
+    x = walk(0)
+    for given, message in (
+        (x[:, 2:].T, r"given needs 300 rows, got \(1, 300\)"),
+        (np.zeros((300, 200)), "too few for what is given"),
+        (np.full(300, np.nan), "has nan in row 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            series.granger(x[:, 0], x[:, 1], given=given)
+    wave = np.sin(np.arange(200))
+    with pytest.raises(ValueError, match="determine each other"):
+        series.mci(np.stack([wave, np.random.default_rng(0).normal(size=200)], 1))
+    with pytest.raises(ValueError, match="alpha must lie"):
+        series.mci(x, alpha=2)
 
 
 def test_mci_finds_links_and_no_others():

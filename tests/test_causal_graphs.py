@@ -201,6 +201,18 @@ def test_meek_s_fourth_rule():
     assert len(undirected(graph)) == 6, "the argument stays as it was"
 
 
+def test_meek_leaves_open_what_is_contradicted():
+    """In whatever order the edges stand."""
+    edges = ["ab", "bc", "cb", "dc"]
+    for order in (edges, edges[::-1]):
+        assert set(meek(nx.DiGraph(order)).edges) == set(map(tuple, edges))
+
+
+def test_graphs_with_parallel_edges_are_refused():
+    with pytest.raises(TypeError, match="got MultiDiGraph"):
+        adjustment_sets(nx.MultiDiGraph(["ab", "ab"]), "a", "b")
+
+
 def test_equivalence_needs_the_same_nodes():
     a, b = nx.DiGraph(["ab"]), nx.DiGraph(["ac"])
     for function in (markov_equivalent, shd):
@@ -270,7 +282,9 @@ def test_what_adjustment_refuses():
         adjustment_sets(graph, "X", "X")
     with pytest.raises(ValueError, match="among: 'Q' is not a node"):
         adjustment_sets(graph, "X", "Y", among={"Q"})
-    graph.add_nodes_from(range(21))
-    with pytest.raises(ValueError, match="21 nodes have too many subsets"):
+    with pytest.raises(ValueError, match="one node is needed, got X, Y"):
+        adjustment_sets(nx.DiGraph(["XZ", "YZ"]), {"X", "Y"}, "Z")
+    graph.add_nodes_from(range(17))
+    with pytest.raises(ValueError, match="17 nodes have too many subsets"):
         adjustment_sets(graph, "X", "Y")
     assert adjustment_sets(graph, "X", "Y", among=[]) == [set()]

@@ -1,4 +1,5 @@
-"""Causal graphs, models, discovery and effects, on networkx's graphs and pandas's tables."""
+"""Causal graphs, models, discovery and effects, on networkx's graphs and pandas's
+tables."""
 
 from mlbook.causal.additive import anm_direction, cam
 from mlbook.causal.constraint import pc

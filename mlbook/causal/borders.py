@@ -16,7 +16,7 @@ def check_dag(graph: nx.DiGraph) -> nx.DiGraph:
         TypeError: its edges have no direction.
         ValueError: it has a cycle; the message shows it.
     """
-    if not isinstance(graph, nx.DiGraph):
+    if not isinstance(graph, nx.DiGraph) or graph.is_multigraph():
         raise TypeError(f"a networkx.DiGraph is needed, got {type(graph).__name__}")
     if not nx.is_directed_acyclic_graph(graph):
         cycle = [a for a, _ in nx.find_cycle(graph)]
@@ -89,6 +89,10 @@ def check_table(data, least: int = 10, independent: bool = True) -> pd.DataFrame
         if np.ptp(column) <= 1e-12 * np.abs(column).max():
             raise ValueError(f"column {name!r} is constant: {column[0]}")
     if independent:
+        if len(table) <= table.shape[1]:
+            raise ValueError(
+                f"{len(table)} rows are too few for {table.shape[1]} columns"
+            )
         check_independent(table)
     return table
 
@@ -104,7 +108,9 @@ def check_independent(table: pd.DataFrame) -> None:
         raise ValueError(f"columns determine each other: {', '.join(map(repr, tied))}")
 
 
-def check_pair(x, y, least: int = 10) -> tuple[np.ndarray, np.ndarray]:
+def check_pair(
+    x, y, least: int = 10, independent: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
     """x and y as float vectors of one length.
 
     Raises:
@@ -115,7 +121,7 @@ def check_pair(x, y, least: int = 10) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(
             f"two vectors of one length are needed, got {x.shape} and {y.shape}"
         )
-    table = check_table({"x": x, "y": y}, least)
+    table = check_table({"x": x, "y": y}, least, independent)
     return table["x"].to_numpy(), table["y"].to_numpy()
 
 

@@ -53,7 +53,8 @@ def pc(
     Returns:
         a graph in which an edge without a direction has both; its attributes
         `graph.graph[...]`: "separating" (pair → set), "removed" (pair, set, p-value, in
-        that order of removal), "tests" (how many were made).
+        that order of removal), "tests" (how many were made), "acyclic" (False where
+        tests contradict each other so much that the arrows run in a circle).
     Raises:
         ValueError: alpha is not between 0 and 1, `test` or `colliders` is unknown, or
             what the test refuses in the data.
@@ -106,6 +107,7 @@ def search(
             for i, j, given, p in removed
         ],
         "tests": count,
+        "acyclic": nx.is_directed_acyclic_graph(nx.DiGraph(directed(graph))),
     }
     return graph
 

@@ -1,13 +1,15 @@
 """How large an effect is, where the graph, an instrument, an experiment or several
 environments say which comparison to make."""
 
-from itertools import combinations
+from itertools import chain, combinations
 
 import numpy as np
 import pandas as pd
 from scipy import special
 
-from mlbook.causal.borders import check_level
+from mlbook.causal.borders import check_independent, check_level, check_table
+from mlbook.causal.lingam import standard
+from mlbook.common.checks import check_count
 
 
 def two_stage(
@@ -23,6 +25,14 @@ def two_stage(
     Raises:
         ValueError: fewer instruments than causes, or columns that determine each other.
     """
+    y, x, z = (np.asarray(each, float) for each in (y, x, z))
+    if y.ndim != 1 or x.ndim != 2 or z.ndim != 2 or not len(y) == len(x) == len(z):
+        raise ValueError(
+            f"y (n,), x (n, k) and z (n, l) are needed, got {y.shape}, {x.shape}, {z.shape}"
+        )
+    for name, each in (("y", y), ("x", x), ("z", z)):
+        if not np.isfinite(each).all():
+            raise ValueError(f"{name} has values that are not finite")
     if z.shape[1] < x.shape[1]:
         raise ValueError(
             f"{x.shape[1]} columns need as many instruments, got {z.shape[1]}"
@@ -46,6 +56,9 @@ def front_door(table: pd.DataFrame, x: str, m: str, y: str) -> pd.DataFrame:
     Raises:
         ValueError: a value of x and one of m never come together.
     """
+    if table[[x, m, y]].isna().any(axis=None):
+        raise ValueError(f"{x}, {m} or {y} has missing values")
+    table = table[[x, m, y]].astype(object)  # categories that do not occur do not count
     p_x = table[x].value_counts(normalize=True)
     p_m = pd.crosstab(table[x], table[m], normalize="index")
     p_y = pd.crosstab([table[x], table[m]], table[y], normalize="index")
@@ -72,14 +85,20 @@ def match(
     Raises:
         ValueError: fewer others than neighbours, or columns that determine each other.
     """
+    check_count("neighbours", neighbours)
+    if len(treated) < 2:
+        raise ValueError(f"at least two treated are needed, got {len(treated)}")
     if len(others) < max(neighbours, 5):
         raise ValueError(
             f"{len(others)} others are too few for {neighbours} neighbours"
         )
-    a, b = treated[on].to_numpy(float), others[on].to_numpy(float)
-    spread = np.cov(np.concatenate([a, b]), rowvar=False).reshape(len(on), len(on))
-    if np.linalg.cond(spread) > 1e12:
-        raise ValueError(f"columns determine each other, or are constant: {on}")
+    both = pd.concat(
+        [treated[[*on, outcome]], others[[*on, outcome]]], ignore_index=True
+    )
+    check_independent(check_table(both, 7, independent=False)[on])
+    both = standard(both[on].to_numpy(float))
+    a, b = both[: len(treated)], both[len(treated) :]
+    spread = np.cov(both, rowvar=False).reshape(len(on), len(on))
     root = np.linalg.cholesky(np.linalg.inv(spread))
 
     def weights(a, b, k):
@@ -101,23 +120,79 @@ def match(
     return float(gaps.mean()), float(np.sqrt(max(variance, 0)) / len(y1))
 
 
-def invariant(x: np.ndarray, y: np.ndarray, environment: np.ndarray) -> float:
-    """A p-value for: the regression of y on x leaves the same mean and the same
-    variance in each environment (Bonferroni over Welch's t and F tests of each against
-    the rest)."""
-    design = np.column_stack([np.ones(len(y)), x])
-    left = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
-    p = []
-    for each in pd.unique(environment):
-        a, b = left[environment == each], left[environment != each]
-        va, vb = a.var(ddof=1), b.var(ddof=1)
-        wa, wb = va / len(a), vb / len(b)
-        t = (a.mean() - b.mean()) / np.sqrt(wa + wb)
-        free = (wa + wb) ** 2 / (wa**2 / (len(a) - 1) + wb**2 / (len(b) - 1))
-        sizes = len(a) - 1, len(b) - 1
-        f = min(special.fdtr(*sizes, va / vb), special.fdtrc(*sizes, va / vb))
-        p += [2 * special.stdtr(free, -abs(t)), 2 * f]
-    return float(min(1, min(p) * len(p)))
+class Environments:
+    """Sums of products of columns in each environment: all that regressions need."""
+
+    def __init__(self, table: pd.DataFrame, environment):
+        """
+        Args:
+            table: floats; environment: (n,), the label of each row's.
+        Raises:
+            ValueError: as many labels as rows are needed, of at least two kinds, each
+                twice or oftener.
+        """
+        label, kinds = pd.factorize(np.asarray(environment))
+        if len(label) != len(table):
+            raise ValueError(f"{len(label)} labels for {len(table)} rows")
+        if (label < 0).any():
+            raise ValueError(f"row {int(np.argmin(label))} has no environment")
+        if len(kinds) < 2 or np.bincount(label).min() < 2:
+            raise ValueError(
+                f"at least two environments of at least two rows are needed, got {list(kinds[:3])}"
+            )
+        x = np.column_stack([np.ones(len(table)), standard(table.to_numpy())])
+        self.at = {name: k for k, name in enumerate(table, 1)}
+        self.products = np.stack(
+            [x[label == k].T @ x[label == k] for k in range(len(kinds))]
+        )
+
+    def p_value(self, causes, target) -> float:
+        """For: the regression of `target` on `causes` leaves the same mean and the same
+        variance everywhere (Bonferroni over Welch's t and F tests of each environment
+        against the rest)."""
+        used = [0, *(self.at[name] for name in causes)]
+        y = self.at[target]
+        whole = self.products.sum(0)
+        b = np.zeros(len(whole))
+        b[used] = -np.linalg.lstsq(
+            whole[np.ix_(used, used)], whole[used, y], rcond=None
+        )[0]
+        b[y] = 1
+        n, total = self.products[:, 0, 0], self.products[:, 0] @ b
+        square = (self.products @ b) @ b
+        sides = [
+            (n, total, square),
+            (n.sum() - n, total.sum() - total, square.sum() - square),
+        ]
+        (na, ma, va), (nb, mb, vb) = (
+            (k, t / k, (q - t * t / k) / (k - 1)) for k, t, q in sides
+        )
+        wa, wb = va / na, vb / nb
+        t = np.abs(ma - mb) / np.sqrt(wa + wb)
+        free = (wa + wb) ** 2 / (wa**2 / (na - 1) + wb**2 / (nb - 1))
+        f = [tail(na - 1, nb - 1, va / vb) for tail in (special.fdtr, special.fdtrc)]
+        p = np.concatenate([2 * special.stdtr(free, -t), 2 * np.minimum(*f)])
+        return float(min(1, p.min() * len(p)))
+
+
+def invariances(
+    table: pd.DataFrame, target: str, environment, most: int | None = None
+) -> dict:
+    """`Environments.p_value` of every set of other columns, of at most `most`.
+
+    Raises:
+        ValueError: an unknown target, or what `borders.check_table` or `Environments`
+            refuse.
+    """
+    if target not in table:
+        raise ValueError(f"{target!r} is no column")
+    if most is None and table.shape[1] > 16:
+        raise ValueError(f"{table.shape[1]} columns have too many subsets: give `most`")
+    sums = Environments(check_table(table), environment)
+    others = [name for name in table if name != target]
+    sizes = range(min(len(others), len(others) if most is None else most) + 1)
+    sets = chain.from_iterable(combinations(others, size) for size in sizes)
+    return {causes: sums.p_value(causes, target) for causes in sets}
 
 
 def icp(table: pd.DataFrame, target: str, environment, alpha: float = 0.05):
@@ -125,7 +200,8 @@ def icp(table: pd.DataFrame, target: str, environment, alpha: float = 0.05):
     of columns have in common whose regression is the same in every environment.
 
     With a chance of 1 − alpha it holds causes of the target only, if no environment
-    acts on the target itself, the model is linear and nothing is hidden.
+    acts on the target itself, the model is linear with Gaussian noise, and nothing is
+    hidden.
 
     Args:
         environment: (n,), the label of each row's; at least two.
@@ -136,21 +212,6 @@ def icp(table: pd.DataFrame, target: str, environment, alpha: float = 0.05):
             target.
     """
     check_level(alpha)
-    environment = np.asarray(environment)
-    if target not in table or len(environment) != len(table):
-        raise ValueError(
-            f"{target!r} is no column, or {len(environment)} labels for {len(table)} rows"
-        )
-    if len(pd.unique(environment)) < 2:
-        raise ValueError(f"at least two environments are needed, got {environment[:1]}")
-    others = [name for name in table if name != target]
-    sets = [
-        set(s) for size in range(len(others) + 1) for s in combinations(others, size)
-    ]
-    y = table[target].to_numpy()
-    passed = [
-        s
-        for s in sets
-        if invariant(table[sorted(s)].to_numpy(), y, environment) > alpha
-    ]
+    p = invariances(table, target, environment)
+    passed = [set(causes) for causes, value in p.items() if value > alpha]
     return (set.intersection(*passed) if passed else set()), passed

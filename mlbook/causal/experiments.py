@@ -1,4 +1,5 @@
-"""What the chapter measures again and again: worlds to draw from, and shares of tables."""
+"""What the chapter measures again and again: worlds to draw from, and shares of
+tables."""
 
 from collections.abc import Callable, Iterator
 from itertools import chain, combinations, permutations, product
@@ -81,8 +82,8 @@ def judged_dependent(total: float, sizes, repeats: int, level: float = 0.05):
 
 
 def null_p_values(seed: int, n: int = 100) -> list[float]:
-    """HSIC's p-values where its null hypothesis is true: of independent variables, of the
-    residuals of a true model, and of those of rows that it was not fitted to."""
+    """HSIC's p-values where its null hypothesis is true: of independent variables, of
+    the residuals of a true model, and of those of rows that it was not fitted to."""
     rng = np.random.default_rng(seed)
     x, e = rng.standard_normal((2, 2 * n))
     y = np.tanh(1.5 * x) + 0.5 * e
@@ -111,16 +112,22 @@ def share_right(shape: str, noise: str, method: Callable, tables: int, n: int = 
     return right / tables
 
 
-def equal_noises(seed: int, n: int = 1_000) -> tuple[nx.DiGraph, pd.DataFrame]:
-    """A random linear model of six variables whose noises have variance 1, and n rows."""
+def straight(seed: int, spread: float = 1.0, n: int = 1_000):
+    """A random linear model of six variables, and n rows of it.
+
+    Args:
+        spread: deviations of the noises lie between 1/spread and spread: equal at 1.
+    Returns:
+        (graph, table).
+    """
     rng = np.random.default_rng(seed)
     graph = scm.random_dag(6, 7, rng)
     names = list(graph)
     B = np.zeros((6, 6))
     for a, b in graph.edges:
         B[names.index(b), names.index(a)] = rng.choice([-1, 1]) * rng.uniform(0.5, 1.5)
-    rows = rng.standard_normal((n, 6)) @ np.linalg.inv(np.eye(6) - B).T
-    return graph, pd.DataFrame(rows, columns=names)
+    noise = rng.standard_normal((n, 6)) * spread ** rng.uniform(-1, 1, 6)
+    return graph, pd.DataFrame(noise @ np.linalg.inv(np.eye(6) - B).T, columns=names)
 
 
 def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
@@ -148,15 +155,15 @@ def changes(table: pd.DataFrame, width: int = 150, step: int = 5):
     return places, total
 
 
-def remembering(seed: int, memory: float, d: int = 5, n: int = 200):
-    """Series that remember `memory` of their last value, with four lagged links of 0.3.
+def remembering(seed: int, memory: float, d: int = 8, n: int = 150):
+    """Series that remember `memory` of their last value, with d − 1 lagged links of 0.3.
 
     Returns:
         ((n, d), (d, d) whether the first acts on the second).
     """
     rng = np.random.default_rng(seed)
     links = np.zeros((d, d), bool)
-    while links.sum() < 4:
+    while links.sum() < d - 1:
         links[tuple(sorted(rng.choice(d, 2, replace=False)))] = True
     x = rng.standard_normal((n + 100, d))
     for t in range(1, n + 100):
@@ -164,17 +171,25 @@ def remembering(seed: int, memory: float, d: int = 5, n: int = 200):
     return x[100:], links
 
 
-def links_judged(memory: float, tables: int, level: float = 0.05) -> pd.DataFrame:
-    """How many links that are not there, and that are, Granger's test of pairs and MCI
-    judge causal: one row for each method and table, columns "false" and "found"."""
+def links_judged(memory: float, tables: int, lags: int = 4, level: float = 0.05):
+    """How many links that are not there, and that are, are judged causal by Granger's test
+    of pairs, by the same given all other series, and by MCI.
+
+    Returns:
+        one row for each method and table, columns "method", "false" and "found".
+    """
     rows = []
     for seed in range(tables):
         x, links = remembering(seed, memory)
         d = len(links)
         none = ~links & ~np.eye(d, dtype=bool)
-        granger = np.ones((d, d))
+        p = {"pairs": np.ones((d, d)), "all at once": np.ones((d, d))}
         for i, j in permutations(range(d), 2):
-            granger[i, j] = series.granger(x[:, i], x[:, j])
-        for name, p in {"Granger": granger, "MCI": series.mci(x, 2)[:, 0]}.items():
-            rows.append((name, (p[none] < level).mean(), (p[links] < level).mean()))
+            rest = np.delete(x, (i, j), axis=1)
+            p["pairs"][i, j] = series.granger(x[:, i], x[:, j], lags)
+            p["all at once"][i, j] = series.granger(x[:, i], x[:, j], lags, rest)
+        p["MCI"] = series.mci(x, lags)[:, 0]
+        for name, values in p.items():
+            judged = values < level
+            rows.append((name, judged[none].mean(), judged[links].mean()))
     return pd.DataFrame(rows, columns=["method", "false", "found"])

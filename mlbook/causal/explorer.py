@@ -9,8 +9,10 @@ import networkx as nx
 import numpy as np
 
 from mlbook import scale_name
+from mlbook.causal.borders import check_table
 from mlbook.causal.graphs import is_open, passes, paths
 from mlbook.causal.scm import graph_of, simulate
+from mlbook.common.checks import check_count
 from mlbook.figures import PALETTE
 
 SIZE, RADIUS, CELL = 330, 19, 46  # of the graph's picture, of a node, of a cell
@@ -39,7 +41,8 @@ def _given(names: list, z: int) -> list[int]:
 
 
 def correlations(data, z: list[int]) -> np.ndarray:
-    """Partial correlations of all pairs given columns z; NaN where one of a pair is in z."""
+    """Partial correlations of all pairs given columns z; NaN where one of a pair is in
+    z."""
     whole = np.corrcoef(np.asarray(data), rowvar=False)
     d = len(whole)
     rest = [k for k in range(d) if k not in z]
@@ -61,7 +64,7 @@ def states(scm: dict, n: int, seed: int = 0) -> dict:
         "r": for each z the correlation of each pair; "words".
     """
     graph, names = graph_of(scm), list(scm)
-    data = simulate(scm, n, seed=seed)
+    data = check_table(simulate(scm, n, seed=seed))
     pairs = list(combinations(range(len(names)), 2))
     edges, r, words = [], [], []
     for z in range(2 ** len(names)):
@@ -114,16 +117,20 @@ def page(scm: dict, places: dict, pair: tuple, alt: str, caption: str, n: int = 
     """The whole as HTML.
 
     Args:
-        scm: as `scm.simulate` takes it, at most six variables.
+        scm: as `scm.simulate` takes it, two to six variables.
         places: variable → (x, y), each from 0 to 1, y upwards.
         pair: the two variables that are looked at first.
         n: rows of simulated data.
     Raises:
-        ValueError: more than six variables.
+        ValueError: fewer or more variables, two in one place, fewer than 20 rows, or
+            variables that determine each other.
     """
     names = list(scm)
-    if len(names) > 6:
-        raise ValueError(f"at most six variables can be explored, got {len(names)}")
+    if not 2 <= len(names) <= 6:
+        raise ValueError(f"two to six variables can be explored, got {len(names)}")
+    if len({*places.values()}) < len(names):
+        raise ValueError(f"each variable needs a place of its own, got {places}")
+    check_count("n", n, 20)
     all_states = states(scm, n)
     start = all_states["pairs"].index(tuple(sorted(names.index(node) for node in pair)))
     everything = all_states | {
@@ -140,7 +147,7 @@ def page(scm: dict, places: dict, pair: tuple, alt: str, caption: str, n: int = 
     first = all_states["edges"][0][start]
     drawn = _edges(graph, at, first) + "".join(
         f'<g class="node" role="button" tabindex="0" aria-pressed="false" '
-        f'aria-label="condition on {name}" style="cursor:pointer" {_handlers("node", k)}>'
+        f'aria-label="condition on {html.escape(name)}" style="cursor:pointer" {_handlers("node", k)}>'
         f'<rect x="{at[name][0] - RADIUS}" y="{at[name][1] - RADIUS}" width="{2 * RADIUS}" '
         f'height="{2 * RADIUS}" rx="{RADIUS}" fill="currentColor" fill-opacity="0" '
         f'stroke="currentColor" stroke-width="{3.5 if k in all_states["pairs"][start] else 1.5}"/>'
@@ -160,7 +167,7 @@ def page(scm: dict, places: dict, pair: tuple, alt: str, caption: str, n: int = 
         'style="display:flex;flex-wrap:wrap;gap:1em;justify-content:center;align-items:center">'
         f'<svg role="group" aria-label="{html.escape(alt)}" width="{SIZE}" viewBox="0 0 {SIZE} {SIZE - 50}" {style}>{drawn}</svg>'
         f'<svg role="group" aria-label="correlation of each pair" width="{wide}" viewBox="0 0 {wide} {wide}" {style}>{cells}</svg></div>'
-        f'<output style="display:block;min-height:4.5em">{all_states["words"][0][start]}</output>'
+        f'<output style="display:block;min-height:4.5em">{html.escape(all_states["words"][0][start])}</output>'
         f"<figcaption>{html.escape(caption)} "
         f'<small class="mlbook-scale">Scale: {scale_name()}.</small></figcaption></figure>'
     )
@@ -204,7 +211,7 @@ def _cells(names: list, all_states: dict, start: int) -> str:
     for k, ((i, j), r) in enumerate(zip(all_states["pairs"], all_states["r"][0], strict=True)):  # fmt: skip
         colour = "orange" if r < 0 else "blue"
         drawn += (
-            f'<g class="pair" role="button" tabindex="0" aria-label="{names[i]} and {names[j]}" style="cursor:pointer" {_handlers("pair", k)}>'
+            f'<g class="pair" role="button" tabindex="0" aria-label="{html.escape(names[i])} and {html.escape(names[j])}" style="cursor:pointer" {_handlers("pair", k)}>'
             f'<rect x="{i * CELL + 2}" y="{j * CELL + 2}" width="{CELL - 4}" height="{CELL - 4}" stroke="currentColor" '
             f'stroke-width="{3 if k == start else 0.6}" fill="var(--mlbook-{colour},{PALETTE[colour]})" fill-opacity="{min(1, abs(r)) * 0.75:.2f}"/>'
             f'<text x="{(i + 0.5) * CELL}" y="{(j + 0.5) * CELL + 5}" text-anchor="middle" fill="currentColor">'

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mlbook.causal.borders import check_dag, check_pair, check_table
 from mlbook.causal.lingam import standard
+from mlbook.common.checks import check_count
 
 RATES = (0.005, 0.05, 0.25, 0.5, 1.0, 5.0, 50.0)  # γ of the kernels exp(−γ|x − y|²)
 
@@ -138,13 +139,19 @@ def cgnn_pair(
     Raises:
         ValueError: what `borders.check_pair` refuses.
     """
+    (
+        check_count("rows", rows, 10),
+        check_count("runs", runs),
+        check_count("steps", steps),
+    )
     pair = standard(np.stack(check_pair(x, y), 1))
     if len(pair) > rows:
         pair = pair[np.random.default_rng(seed).choice(len(pair), rows, replace=False)]
     one = torch.as_tensor(pair, dtype=torch.float32)
-    torch.manual_seed(seed)
     both = torch.stack([one, one.flip(-1)])
-    score, _ = imitate(both, nx.DiGraph([("cause", "effect")]), runs, steps, hidden)
+    with torch.random.fork_rng(devices=[]):  # the caller's numbers stay the caller's
+        torch.manual_seed(seed)
+        score, _ = imitate(both, nx.DiGraph([("cause", "effect")]), runs, steps, hidden)
     forward, backward = score.numpy()
     return "x → y" if forward.mean() <= backward.mean() else "y → x", forward, backward
 
@@ -171,6 +178,8 @@ def cgnn(
             than the data has columns.
     """
     table = check_table(data)
+    if nx.number_of_selfloops(skeleton):
+        raise ValueError("the skeleton has an edge from a node to itself")
     if set(skeleton) != set(table.columns):
         raise ValueError(
             f"the skeleton is on {list(skeleton)}, the data on {list(table.columns)}"
@@ -181,8 +190,10 @@ def cgnn(
     def score(graph: nx.DiGraph) -> float:
         key = frozenset(graph.edges)
         if key not in tried:
-            torch.manual_seed(seed)
-            tried[key] = float(imitate(x[None], graph, runs, steps, hidden)[0].mean())
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                score, _ = imitate(x[None], graph, runs, steps, hidden)
+            tried[key] = float(score.mean())
         return tried[key]
 
     best = nx.DiGraph()

@@ -52,11 +52,6 @@ def d_separated(graph: nx.DiGraph, x, y, z=()) -> bool:
     """
     x, y, z = check_disjoint(check_dag(graph), x, y, z)
     parents, children = graph.pred, graph.succ
-    opened, above = set(z), list(z)  # z and its ancestors: colliders that are open
-    while above:
-        fresh = [node for node in parents[above.pop()] if node not in opened]
-        opened.update(fresh)
-        above += fresh
     seen, queue = set(), [(node, True) for node in x]
     while queue:
         place = queue.pop()
@@ -68,7 +63,9 @@ def d_separated(graph: nx.DiGraph, x, y, z=()) -> bool:
             return False
         if node not in z:
             queue += [(child, False) for child in children[node]]
-        if (node not in z) if from_child else (node in opened):
+        # from a parent the way back up is a collider's: open at z; and from a collider
+        # above z the walk goes down to z, and comes back
+        if from_child != (node in z):
             queue += [(parent, True) for parent in parents[node]]
     return True
 
@@ -137,14 +134,16 @@ def meek(pattern: nx.DiGraph) -> nx.DiGraph:
 
     Args:
         pattern: its v-structures directed already; other directions may be known, too
-            (rule 4 is for those).
+            (rule 4 is for those). Where they contradict each other, so that both
+            directions of an edge are called for, it stays without one.
     """
     graph = pattern.copy()
-    while forced := [edge for edge in undirected(graph) if is_forced(graph, *edge)]:
-        for a, b in forced:
-            if graph.has_edge(a, b):  # unless the other way was taken in this round
-                graph.remove_edges_from([(b, a)])
-    return graph
+    while True:
+        forced = {edge for edge in undirected(graph) if is_forced(graph, *edge)}
+        clear = [(a, b) for a, b in forced if (b, a) not in forced]
+        if not clear:
+            return graph
+        graph.remove_edges_from((b, a) for a, b in clear)
 
 
 def is_forced(graph: nx.DiGraph, a, b) -> bool:
@@ -195,18 +194,21 @@ def adjustment_sets(graph: nx.DiGraph, x, y, among=None) -> list[set]:
 
     Args:
         graph: acyclic.
-        among: the nodes that may be measured; all if None. At most 20 can be tried.
+        among: the nodes that may be measured; all if None. At most 16 can be tried.
     Raises:
-        ValueError: the graph has a cycle, a node is unknown, x is y, or more than 20
+        ValueError: the graph has a cycle, a node is unknown, x is y, or more than 16
             nodes would be tried.
     """
-    check_disjoint(check_dag(graph), x, y, ())
+    (x,), (y,) = (
+        side if len(side) == 1 else _refuse(side)
+        for side in check_disjoint(check_dag(graph), x, y, ())[:2]
+    )
     causal = (nx.descendants(graph, x) & (nx.ancestors(graph, y) | {y})) or set()
     barred = {x, y}.union(causal, *(nx.descendants(graph, node) for node in causal))
     allowed = check_nodes(graph, "among", graph if among is None else among) - barred
-    if len(allowed) > 20:
+    if len(allowed) > 16:
         raise ValueError(
-            f"{len(allowed)} nodes have too many subsets: name at most 20 in among"
+            f"{len(allowed)} nodes have too many subsets: name at most 16 in among"
         )
     bare = graph.copy()
     bare.remove_edges_from([(x, node) for node in causal])
@@ -215,3 +217,7 @@ def adjustment_sets(graph: nx.DiGraph, x, y, among=None) -> list[set]:
         combinations(ordered, size) for size in range(len(ordered) + 1)
     )
     return [set(z) for z in subsets if d_separated(bare, x, y, z)]
+
+
+def _refuse(side: set):
+    raise ValueError(f"one node is needed, got {', '.join(sorted(map(str, side)))}")

@@ -73,6 +73,10 @@ class G2:
         for name, codes, size in zip(self.names, self.codes, self.sizes, strict=True):
             if size < 2:
                 raise ValueError(f"column {name!r} is constant")
+            if size > max(self.n / 2, 2):
+                raise ValueError(
+                    f"column {name!r} has {size} values in {self.n} rows: that is not discrete"
+                )
             if (codes < 0).any():
                 raise ValueError(
                     f"column {name!r} has a missing value in row {int(np.flatnonzero(codes < 0)[0])}"
@@ -128,9 +132,9 @@ def features(x: np.ndarray, width: float, tolerance: float = 1e-5) -> np.ndarray
 
 
 def median_distance(x: np.ndarray) -> float:
-    """The median of |x_i − x_j| over pairs of different values, of at most 500 rows
-    spread over the whole."""
-    some = x[np.linspace(0, len(x) - 1, min(len(x), 500)).astype(int)]
+    """The median of |x_i − x_j| over pairs of different values, of at most 500 of the
+    ordered values, both ends among them."""
+    some = np.sort(x)[np.linspace(0, len(x) - 1, min(len(x), 500)).astype(int)]
     apart = np.abs(some[:, None] - some)
     return float(np.median(apart[apart > 0]))
 
@@ -153,7 +157,7 @@ def hsic(x, y, permutations: int = 200, seed: int = 0) -> tuple[float, float]:
         ValueError: other lengths, fewer than 10 values, constants, values that are not
             finite.
     """
-    x, y = check_pair(x, y)
+    x, y = check_pair(x, y, independent=False)
     check_count("permutations", permutations)
     a, b = (features(v, median_distance(v)) for v in (x, y))
     a, b = a - a.mean(0), b - b.mean(0)

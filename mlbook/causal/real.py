@@ -83,8 +83,8 @@ def sachs() -> tuple[pd.DataFrame, pd.Series, nx.DiGraph]:
 
 
 def bandit(policy: str, campaign: str = "all") -> pd.DataFrame:
-    """10,000 rows of the Open Bandit data: which item was shown in which place, with what
-    chance, and whether it was clicked (Saito et al. 2021).
+    """10,000 rows of the Open Bandit data: which item was shown in which place, with
+    what chance, and whether it was clicked (Saito et al. 2021).
 
     Args:
         policy: that chose: "random", or "bts" (Bernoulli Thompson sampling).

@@ -32,6 +32,8 @@ def graph_of(scm: Mapping[str, Callable]) -> nx.DiGraph:
     """
     graph = nx.DiGraph()
     graph.add_nodes_from(scm)
+    if "e" in scm:
+        raise ValueError("a variable cannot be called e: that is the noise")
     for name, function in scm.items():
         for parent in inspect.signature(function).parameters:
             if parent != "e" and parent not in scm:
@@ -47,9 +49,13 @@ def draw_noise(scm: Mapping, n: int, seed: int = 0, noises: Mapping | None = Non
 
     Args:
         noises: variable → function (generator, n) that draws them.
+    Raises:
+        ValueError: `noises` names an unknown variable, or n is no count.
     """
     rng = np.random.default_rng(seed)
     draw = dict.fromkeys(scm, NOISES["Gaussian"]) | dict(noises or {})
+    if unknown := draw.keys() - scm.keys():
+        raise ValueError(f"noises name {sorted(unknown)[0]!r}, which the model lacks")
     return pd.DataFrame({name: draw[name](rng, check_count("n", n)) for name in scm})
 
 

@@ -92,8 +92,13 @@ def notears(data, penalty: float = 0.1, threshold: float = 0.3) -> pd.DataFrame:
     Returns:
         B, as `direct_lingam`: B.loc[i, j] is the effect of j on i.
     Raises:
-        ValueError: what `borders.check_table` refuses.
+        ValueError: what `borders.check_table` refuses; a negative penalty or threshold;
+            or h does not come to 0, as for units of millions.
     """
+    if not 0 <= penalty < np.inf or not 0 <= threshold < np.inf:
+        raise ValueError(
+            f"penalty and threshold must be at least 0, got {penalty}, {threshold}"
+        )
     table = check_table(data)
     x = table.to_numpy() - table.to_numpy().mean(0)
     n, d = x.shape
@@ -134,6 +139,10 @@ def notears(data, penalty: float = 0.1, threshold: float = 0.3) -> pd.DataFrame:
         multiplier += rho * h
         rho *= 10 if h > 0.25 * before else 1
         before = h
+    if not h < 1e-8:
+        raise ValueError(
+            f"no acyclic weights were found (h = {h:.1e}): are the units too large?"
+        )
     A = np.where(np.abs(A) < threshold, 0, A)
     return pd.DataFrame(A.T, index=table.columns, columns=table.columns)
 

@@ -2,9 +2,11 @@
 takes."""
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
-from mlbook.causal.borders import check_table
+from mlbook.causal.borders import check_independent, check_level, check_table
+from mlbook.causal.lingam import standard
 from mlbook.common.checks import check_count
 
 
@@ -25,10 +27,18 @@ def granger(cause, effect, lags: int = 1, given=None) -> float:
     """
     check_count("lags", lags)
     columns = {"cause": cause, "effect": effect}
-    table = check_table(columns, 4 * lags + 10, independent=False).to_numpy()
-    past = [table[:, 1:]] + (
-        [] if given is None else [np.reshape(given, (len(table), -1))]
-    )
+    columns = {name: np.asarray(each) for name, each in columns.items()}
+    table = check_table(columns, 4 * lags + 10, independent=False)
+    table = standard(table.to_numpy())
+    past = [table[:, 1:]]
+    if given is not None:
+        given = np.asarray(given, float)
+        given = given[:, None] if given.ndim == 1 else given
+        if given.ndim != 2 or len(given) != len(table):
+            raise ValueError(f"given needs {len(table)} rows, got {given.shape}")
+        if len(table) < (lags + 1) * (given.shape[1] + 3):
+            raise ValueError(f"{len(table)} rows are too few for what is given")
+        past.append(standard(check_table(given, independent=False).to_numpy()))
     few = np.column_stack([lagged(each, range(1, lags + 1), lags) for each in past])
     few = np.column_stack([np.ones(len(few)), few])
     full = np.column_stack([few, lagged(table[:, 0], range(1, lags + 1), lags)])
@@ -46,8 +56,7 @@ def mci(data, lags: int = 3, alpha: float = 0.2) -> np.ndarray:
     cause.
 
     First PC picks, for each series, lags that might be its parents: at a level so high
-    that few are lost. Then each link is tested given both sides' parents, which takes
-    out what the series' own memory would feign.
+    that few are lost. Then each link is tested given both sides' parents.
 
     Args:
         data: (n, d), equally spaced times downwards.
@@ -56,10 +65,12 @@ def mci(data, lags: int = 3, alpha: float = 0.2) -> np.ndarray:
     Raises:
         ValueError: as `borders.check_table`.
     """
+    check_level(alpha)
     x = check_table(data, 4 * check_count("lags", lags) + 10).to_numpy()
     d = x.shape[1]
     # column v + d k: series v, k steps back
     past = lagged(x, range(2 * lags + 1), 2 * lags)
+    check_independent(pd.DataFrame(past))
     correlation, n = np.corrcoef(past, rowvar=False), len(past)
 
     def test(i, j, given):
