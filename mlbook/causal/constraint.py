@@ -10,12 +10,14 @@ from mlbook.causal.borders import check_dag, check_level
 from mlbook.causal.graphs import d_separated, meek
 from mlbook.causal.independence import TESTS
 
-AT_ONCE = 256  # sets that are tested together
+AT_ONCE = 256  # sets that are tested together, unless a test says otherwise
 
 
 class Oracle:
     """The answers of a known graph in place of tests: a p-value of 1 where it
     separates, of 0 where it does not."""
+
+    at_once = 1  # the next one only if it is needed
 
     def __init__(self, dag: nx.DiGraph):
         self.dag, self.names = check_dag(dag), list(dag)
@@ -124,7 +126,7 @@ def adjacencies(test, alpha: float, stable: bool) -> tuple[dict, dict, list, int
             if j not in near[i] or (size == 0 and j < i):
                 continue
             sets = combinations(sorted(before[i] - {j}), size)
-            for some in batched(sets, AT_ONCE):
+            for some in batched(sets, getattr(test, "at_once", AT_ONCE)):
                 p = test(i, j, some)
                 apart = np.flatnonzero(p > alpha)
                 count += int(apart[0]) + 1 if len(apart) else len(some)

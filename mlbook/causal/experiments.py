@@ -155,7 +155,7 @@ def changes(table: pd.DataFrame, width: int = 150, step: int = 5):
     return places, total
 
 
-def remembering(seed: int, memory: float, d: int = 8, n: int = 150):
+def remembering(seed: int, memory: float, d: int = 10, n: int = 100):
     """Series that remember `memory` of their last value, with d − 1 lagged links of 0.3.
 
     Returns:
@@ -171,7 +171,7 @@ def remembering(seed: int, memory: float, d: int = 8, n: int = 150):
     return x[100:], links
 
 
-def links_judged(memory: float, tables: int, lags: int = 4, level: float = 0.05):
+def links_judged(memory: float, tables: int, lags: int = 5, level: float = 0.05):
     """How many links that are not there, and that are, are judged causal by Granger's test
     of pairs, by the same given all other series, and by MCI.
 

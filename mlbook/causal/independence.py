@@ -60,6 +60,8 @@ class G2:
     Glymour & Scheines 2000).
     """
 
+    at_once = 1  # a test is slow: the next one only if it is needed
+
     def __init__(self, data):
         """
         Args:

@@ -2,10 +2,9 @@
 takes."""
 
 import numpy as np
-import pandas as pd
 from scipy import stats
 
-from mlbook.causal.borders import check_independent, check_level, check_table
+from mlbook.causal.borders import TIED, check_level, check_table
 from mlbook.causal.lingam import standard
 from mlbook.common.checks import check_count
 
@@ -70,12 +69,16 @@ def mci(data, lags: int = 3, alpha: float = 0.2) -> np.ndarray:
     d = x.shape[1]
     # column v + d k: series v, k steps back
     past = lagged(x, range(2 * lags + 1), 2 * lags)
-    check_independent(pd.DataFrame(past))
     correlation, n = np.corrcoef(past, rowvar=False), len(past)
 
     def test(i, j, given):
         keep = [i, j, *given]
-        inverse = np.linalg.inv(correlation[np.ix_(keep, keep)])
+        among = correlation[np.ix_(keep, keep)]
+        if np.linalg.eigvalsh(among)[0] < TIED:
+            raise ValueError(
+                "lags determine each other: a series that repeats itself, or another's past"
+            )
+        inverse = np.linalg.inv(among)
         r = -inverse[0, 1] / np.sqrt(inverse[0, 0] * inverse[1, 1])
         free = n - len(keep)
         return 2 * stats.t.sf(abs(r) * np.sqrt(free / (1 - r * r)), free), abs(r)
