@@ -93,9 +93,13 @@ class G2:
         stratum = np.zeros(self.n, int)
         for k in given:
             stratum = stratum * self.sizes[k] + self.codes[k]
-        seen, stratum = np.unique(stratum, return_inverse=True)
+        strata = int(np.prod([self.sizes[k] for k in given], dtype=float))
+        if strata > 4 * self.n:  # more than can be counted one by one
+            seen, stratum = np.unique(stratum, return_inverse=True)
+            strata = len(seen)
         cell = (stratum * a + self.codes[i]) * b + self.codes[j]
-        observed = np.bincount(cell, minlength=len(seen) * a * b).reshape(-1, a, b)
+        observed = np.bincount(cell, minlength=strata * a * b).reshape(-1, a, b)
+        observed = observed[observed.any((1, 2))]
         rows, columns = observed.sum(2, keepdims=True), observed.sum(1, keepdims=True)
         expected = rows * columns / observed.sum((1, 2), keepdims=True)
         full = observed > 0
