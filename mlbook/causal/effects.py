@@ -23,7 +23,8 @@ def two_stage(
     Returns:
         ((k,) coefficients, (k,) White's standard errors: of residuals with x itself).
     Raises:
-        ValueError: fewer instruments than causes, or columns that determine each other.
+        ValueError: other shapes, values that are not finite, fewer instruments than
+            causes, or instruments that do not tell the causes apart.
     """
     y, x, z = (np.asarray(each, float) for each in (y, x, z))
     if y.ndim != 1 or x.ndim != 2 or z.ndim != 2 or not len(y) == len(x) == len(z):
@@ -54,7 +55,7 @@ def front_door(table: pd.DataFrame, x: str, m: str, y: str) -> pd.DataFrame:
     Returns:
         a table, x downwards, y across.
     Raises:
-        ValueError: a value of x and one of m never come together.
+        ValueError: a value is missing, or a value of x and one of m never come together.
     """
     if table[[x, m, y]].isna().any(axis=None):
         raise ValueError(f"{x}, {m} or {y} has missing values")
@@ -83,7 +84,8 @@ def match(
     Returns:
         (effect, Abadie & Imbens's (2006) standard error).
     Raises:
-        ValueError: fewer others than neighbours, or columns that determine each other.
+        ValueError: fewer than two treated, fewer others than neighbours or than five,
+            values that are not finite, or columns of `on` that determine each other.
     """
     check_count("neighbours", neighbours)
     if len(treated) < 2:
@@ -121,7 +123,8 @@ def match(
 
 
 class Environments:
-    """Sums of products of columns in each environment: all that regressions need."""
+    """Sums of products of columns in each environment: all that regressions need, so that
+    the cost of one does not depend on the number of rows."""
 
     def __init__(self, table: pd.DataFrame, environment):
         """

@@ -148,25 +148,27 @@ def meek(pattern: nx.DiGraph) -> nx.DiGraph:
 
 def is_forced(graph: nx.DiGraph, a, b) -> bool:
     """Whether a – b must be a → b."""
-    into = {c for c in graph.pred[b] if not graph.has_edge(b, c)}
+
+    def arrow(x, y) -> bool:
+        return graph.has_edge(x, y) and not graph.has_edge(y, x)
+
     beside = {c for c in graph.succ[a] if graph.has_edge(c, a)}
-    away = {c for c in graph.pred[a] if not graph.has_edge(a, c)}
-    return (
-        any(
-            not adjacent(graph, c, b) for c in away
-        )  # 1: c → a – b, no v-structure at a
-        or any(graph.has_edge(a, c) and c not in beside for c in into)  # 2: a → c → b
-        or any(
-            not adjacent(graph, c, d) for c, d in combinations(beside & into, 2)
-        )  # 3
-        or any(  # 4: a – d → c → b, a and c adjacent, d and b not
-            not adjacent(graph, d, b)
-            and graph.has_edge(d, c)
-            and not graph.has_edge(c, d)
-            for c in into
-            if adjacent(graph, a, c)
-            for d in beside
-        )
+    into = {c for c in graph.pred[b] if arrow(c, b)}
+    # 1: c → a – b, and a is no collider
+    if any(arrow(c, a) and not adjacent(graph, c, b) for c in graph.pred[a]):
+        return True
+    # 2: a → c → b
+    if any(arrow(a, c) for c in into):
+        return True
+    # 3: a – c → b and a – d → b, c and d not adjacent
+    if any(not adjacent(graph, *pair) for pair in combinations(beside & into, 2)):
+        return True
+    # 4: a – d → c → b, a and c adjacent, d and b not
+    return any(
+        arrow(d, c) and not adjacent(graph, d, b)
+        for c in into
+        if adjacent(graph, a, c)
+        for d in beside
     )
 
 
@@ -196,14 +198,14 @@ def adjustment_sets(graph: nx.DiGraph, x, y, among=None) -> list[set]:
         graph: acyclic.
         among: the nodes that may be measured; all if None. At most 16 can be tried.
     Raises:
-        ValueError: the graph has a cycle, a node is unknown, x is y, or more than 16
-            nodes would be tried.
+        ValueError: the graph has a cycle, a node is unknown, x is y or either is more
+            than one node, or more than 16 nodes would be tried.
     """
     (x,), (y,) = (
         side if len(side) == 1 else _refuse(side)
         for side in check_disjoint(check_dag(graph), x, y, ())[:2]
     )
-    causal = (nx.descendants(graph, x) & (nx.ancestors(graph, y) | {y})) or set()
+    causal = nx.descendants(graph, x) & (nx.ancestors(graph, y) | {y})
     barred = {x, y}.union(causal, *(nx.descendants(graph, node) for node in causal))
     allowed = check_nodes(graph, "among", graph if among is None else among) - barred
     if len(allowed) > 16:
