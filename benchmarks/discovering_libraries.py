@@ -228,7 +228,7 @@ def proteins():
         for name, method in methods(data).items():
             start = time.perf_counter()
             found = method()
-            arrows = [e for e in found.edges if not found.has_edge(*e[::-1])]
+            arrows = constraint.directed(found)
             yield {
                 "cells": which,
                 "rows": len(data),

@@ -7,6 +7,7 @@ import time
 import networkx as nx
 import pytest
 
+from mlbook.causal.experiments import all_dags
 from mlbook.causal.graphs import (
     adjustment_sets,
     cpdag,
@@ -24,15 +25,7 @@ NODES = "abcde"
 
 def dags(size: int):
     """All DAGs on the first `size` letters."""
-    pairs = list(itertools.permutations(NODES[:size], 2))
-    for edges in itertools.chain.from_iterable(
-        itertools.combinations(pairs, k) for k in range(size * (size - 1) // 2 + 1)
-    ):
-        graph = nx.DiGraph()
-        graph.add_nodes_from(NODES[:size])
-        graph.add_edges_from(edges)
-        if nx.is_directed_acyclic_graph(graph):
-            yield graph
+    return all_dags(NODES[:size])
 
 
 def shapes(size: int):

@@ -9,21 +9,20 @@ from mlbook import figures
 from mlbook.figures import BLUE, GREY, INK, ORANGE
 
 
-def draw(ax, graph: nx.DiGraph, places: dict, colours=None, size=14, hidden=(), curved=()):  # fmt: skip
+def draw(ax, graph: nx.DiGraph, places: dict, colours=None, size=14, hidden=()):
     """Nodes as circles, edges as arrows, edges with both directions as plain lines.
 
     Args:
         places: node → (x, y).
         colours: edge (a, b) → its colour, where it is not the text's.
         size: radius of a node, in points.
-        hidden: nodes that are not measured: dashed.
-        curved: edges drawn as arcs, where straight ones would cross a node.
+        hidden: nodes that are not measured: grey.
     """
-    colours = dict(colours or {})
+    colours, order = colours or {}, list(graph)
     for a, b in graph.edges:
         both = graph.has_edge(b, a)
-        if both and (b, a) in list(graph.edges)[: list(graph.edges).index((a, b))]:
-            continue
+        if both and order.index(a) > order.index(b):
+            continue  # drawn as b – a
         colour = colours.get((a, b), colours.get((b, a), INK) if both else INK)
         ax.add_patch(
             FancyArrowPatch(
@@ -35,7 +34,6 @@ def draw(ax, graph: nx.DiGraph, places: dict, colours=None, size=14, hidden=(), 
                 shrinkB=size,
                 color=colour,
                 lw=1.2 if colour in (INK, GREY) else 2.4,
-                connectionstyle=f"arc3,rad={0.3 if (a, b) in curved else 0}",
             )
         )
     for node in graph:

@@ -8,6 +8,8 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 from scipy import stats
+from statsmodels.regression.linear_model import OLS
+from statsmodels.stats.proportion import proportion_confint
 
 from mlbook.causal import additive, independence, lingam, scm, series
 from mlbook.causal.graphs import cpdag
@@ -130,11 +132,9 @@ def straight(seed: int, spread: float = 1.0, n: int = 1_000):
     return graph, pd.DataFrame(noise @ np.linalg.inv(np.eye(6) - B).T, columns=names)
 
 
-def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
-    """An interval for a share of n (Wilson 1927); 95 % for z = 1.96."""
-    middle = share + z**2 / (2 * n)
-    half = z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return (middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """A 95 % interval for a share of n (Wilson 1927)."""
+    return proportion_confint(share * n, n, method="wilson")
 
 
 def changes(table: pd.DataFrame, width: int = 150, step: int = 5):
@@ -175,13 +175,8 @@ def first_lag(x: np.ndarray, effect: int, lags: int) -> np.ndarray:
     """p-values that the last value of each series tells nothing of `effect`, given all other
     lags of all series: t tests of a regression on them."""
     past = series.lagged(x, range(1, lags + 1), lags)
-    design = np.column_stack([np.ones(len(past)), past])
-    inverse = np.linalg.inv(design.T @ design)
-    y = x[lags:, effect]
-    b = inverse @ design.T @ y
-    free = len(y) - design.shape[1]
-    error = np.sqrt(np.diag(inverse) * ((y - design @ b) ** 2).sum() / free)
-    return 2 * stats.t.sf(np.abs(b / error), free)[1 : x.shape[1] + 1]
+    fit = OLS(x[lags:, effect], np.column_stack([np.ones(len(past)), past])).fit()
+    return fit.pvalues[1 : x.shape[1] + 1]
 
 
 def links_judged(memory: float, tables: int, lags: int = 5, level: float = 0.05):

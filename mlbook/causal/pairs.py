@@ -80,9 +80,8 @@ def quantile_score(x, y, levels=(0.1, 0.3, 0.5, 0.7, 0.9)) -> float:
         if cause is not None:
             bends = features(cause, 1.0, 1e-2)
             design = np.column_stack([design, cause, bends - bends.mean(0)])
-        with (
-            warnings.catch_warnings()
-        ):  # its weights may swing in the sixth digit for ever
+        with warnings.catch_warnings():
+            # its weights may swing in the sixth digit for ever
             warnings.simplefilter("ignore", IterationLimitWarning)
             line = QuantReg(effect, design).fit(level, p_tol=1e-4)
         left = effect - line.fittedvalues
