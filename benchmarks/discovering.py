@@ -23,7 +23,7 @@ from provenance import arguments, provenance, told
 
 from mlbook.causal import additive, constraint, generative, lingam, pairs, scores
 from mlbook.causal.graphs import cpdag, shd
-from mlbook.causal.scm import NOISES, draw_noise, random_dag, random_scm, simulate
+from mlbook.causal.scm import random_dag, random_scm, simulate
 
 ROWS = {"anm": 1_000, "quantiles": 1_000, "cgnn": 500}  # at most, drawn at random
 
@@ -85,8 +85,7 @@ CELLS = list(
 def made(graph, shape, noise, n, seed):
     """n rows of a random model with this graph, all noise of one kind."""
     scm = random_scm(graph, shape, np.random.default_rng(seed))
-    noises = dict.fromkeys(scm, NOISES[noise])
-    return simulate(scm, n, noise=draw_noise(scm, n, seed, noises))
+    return simulate(scm, n, seed=seed, noise=noise)
 
 
 def two_variables():

@@ -22,8 +22,8 @@ import pandas as pd
 from provenance import arguments, provenance, told
 
 from mlbook.causal import additive, constraint, lingam, real, scores
-from mlbook.causal.graphs import cpdag, d_separated, shd, skeleton
-from mlbook.causal.scm import NOISES, draw_noise, random_dag, random_scm, simulate
+from mlbook.causal.graphs import cpdag, d_separated, from_causal_learn, shd, skeleton
+from mlbook.causal.scm import random_dag, random_scm, simulate
 
 PATIENCE = 400  # seconds for one search of a library
 
@@ -36,15 +36,6 @@ def least(call, *args, **how) -> tuple[float, object]:
         answer = call(*args, **how)
         seconds.append(time.perf_counter() - start)
     return min(seconds), answer
-
-
-def of_matrix(matrix: np.ndarray, names: list) -> nx.DiGraph:
-    """A graph from causal-learn's matrix: i → j where [j, i] is 1 and [i, j] −1; −1 in both: no direction."""
-    graph = nx.DiGraph()
-    graph.add_nodes_from(names)
-    for i, j in np.argwhere(matrix == -1):
-        graph.add_edge(names[i], names[j])
-    return graph
 
 
 LINGAM = """
@@ -69,7 +60,7 @@ def times(other_python: str | None):
         data = simulate(random_scm(truth, "linear", rng), 10_000, seed=seed)
         ours, found = least(constraint.pc, data, 0.01, colliders="first")
         theirs, there = least(pc, data.to_numpy(), 0.01, "fisherz", show_progress=False)
-        other = of_matrix(there.G.graph, list(data))
+        other = from_causal_learn(there.G.graph, list(data))
         yield {
             "what": "pc",
             "seed": seed,
@@ -83,8 +74,7 @@ def times(other_python: str | None):
         rng = np.random.default_rng(seed)
         truth = random_dag(20, 30, rng)
         model = random_scm(truth, "linear", rng)
-        noise = draw_noise(model, 10_000, seed, dict.fromkeys(model, NOISES["uniform"]))
-        data = simulate(model, 10_000, noise=noise)
+        data = simulate(model, 10_000, seed=seed, noise="uniform")
         ours, (order, B) = least(lingam.direct_lingam, data)
         theirs, there = least(DirectLiNGAM().fit, data.to_numpy())
         row = {
@@ -146,9 +136,9 @@ def searches(data: pd.DataFrame) -> dict:
 
     return {
         "PC, ours": lambda: constraint.pc(data, 0.01, "g2"),
-        "PC, causal-learn": lambda: of_matrix(pc(codes, 0.01, "gsq", show_progress=False).G.graph, names),
+        "PC, causal-learn": lambda: from_causal_learn(pc(codes, 0.01, "gsq", show_progress=False).G.graph, names),
         "PC, pgmpy": lambda: fitted("PC", ci_test="chi_square", significance_level=0.01, variant="stable", n_jobs=1, show_progress=False),
-        "GES, causal-learn": lambda: of_matrix(ges(codes, "local_score_BDeu")["G"].graph, names),
+        "GES, causal-learn": lambda: from_causal_learn(ges(codes, "local_score_BDeu")["G"].graph, names),
         "GES, pgmpy": lambda: fitted("GES", scoring_method="bic-d"),
         "hill climbing, pgmpy": lambda: fitted("HillClimbSearch", scoring_method="bic-d", show_progress=False),
         "MMHC, pgmpy": lambda: of_pgmpy(estimators.MmhcEstimator(data).estimate()),
@@ -209,7 +199,7 @@ def methods(data: pd.DataFrame) -> dict:
     return {
         "PC": lambda: constraint.pc(data, 0.01),
         "exact": lambda: scores.exact(data),
-        "GES, causal-learn": lambda: of_matrix(ges(data.to_numpy(), "local_score_BIC")["G"].graph, names),
+        "GES, causal-learn": lambda: from_causal_learn(ges(data.to_numpy(), "local_score_BIC")["G"].graph, names),
         "DirectLiNGAM": lambda: scores.graph_of_weights(lingam.direct_lingam(data)[1]),
         "CAM": lambda: additive.cam(data),
         "NOTEARS": lambda: scores.graph_of_weights(scores.notears(data)),

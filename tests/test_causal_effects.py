@@ -1,11 +1,15 @@
 """Effects, sequences and real data of the chapter on causal inference: against closed forms, libraries and published
 figures."""
 
+import itertools
+
+import networkx as nx
 import numpy as np
 import pandas as pd
 import pytest
 
-from mlbook.causal import effects, real, series
+from mlbook.causal import effects, experiments, real, scm, series
+from mlbook.causal.graphs import cpdag
 from mlbook.common import packaged
 
 
@@ -340,3 +344,64 @@ def test_packages_that_are_pinned_are_those_that_are_asked_for():
     for package in (real.CAUSALDATA, real.CDT, real.OBP):
         assert package in pinned
     assert packaged.file("card.csv.bz2", "linearmodels").exists()
+
+
+def test_adjusting_is_a_regression():
+    rng = np.random.default_rng(0)
+    z, e, v = rng.standard_normal((3, 2_000))
+    table = pd.DataFrame({"z": z, "x": z + e, "y": 0.5 * (z + e) + z + v})
+    b, error = effects.adjust(table, "x", "y", ["z"])
+    from statsmodels.api import OLS
+
+    fit = OLS(table["y"], table[["x", "z"]].assign(one=1.0)).fit(cov_type="HC0")
+    assert (b, error) == pytest.approx((fit.params["x"], fit.bse["x"]), rel=1e-9)
+    assert effects.adjust(table, "x", "y")[0] > 0.9
+    with pytest.raises(ValueError, match="'q' is no column"):
+        effects.adjust(table, "x", "y", ["q"])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_possible_effects_are_those_of_the_members(seed):
+    """Found at x alone; the same sets of parents as among all members of the class."""
+    rng = np.random.default_rng(seed)
+    dag = scm.random_dag(5, 5, rng)
+    table = scm.simulate(scm.random_scm(dag, "linear", rng), 50, seed=seed)
+    members = experiments.equivalents(dag)
+    for x, y in itertools.permutations(dag, 2):
+        found = effects.possible_effects(cpdag(dag), table, x, y)
+        assert set(found) == {frozenset(member.pred[x]) for member in members}
+        for parents, (value, _) in found.items():
+            by_hand = 0.0 if y in parents else effects.adjust(table, x, y, parents)[0]
+            assert value == pytest.approx(by_hand, abs=1e-12)
+
+
+def test_possible_effects_refuse():
+    dag = nx.DiGraph(["AB"])
+    table = pd.DataFrame({"A": [1.0, 2.0, 4.0], "B": [0.0, 2.0, 3.0]})
+    with pytest.raises(ValueError, match="Q"):
+        effects.possible_effects(dag, table, "A", "Q")
+
+
+@pytest.mark.parametrize(
+    "outcome, choice", [(False, False), (True, False), (False, True)]
+)
+def test_doubly_robust_where_one_model_is_right(outcome, choice):
+    found = [effects.doubly_robust(*experiments.treated_by_choice(seed, outcome, choice), "y", ["a", "b"]) for seed in range(40)]  # fmt: skip
+    far = [(value - 1) / error for value, error in found]
+    assert abs(np.mean(far)) < 4 / 40**0.5
+    assert 0.6 < np.std(far) < 1.4
+
+
+def test_doubly_robust_where_both_are_wrong():
+    found = [effects.doubly_robust(*experiments.treated_by_choice(seed, True, True), "y", ["a", "b"])[0] for seed in range(10)]  # fmt: skip
+    assert np.mean(found) > 1.2
+
+
+def test_doubly_robust_refuses():
+    treated, others = experiments.treated_by_choice(0, False, False, 200)
+    with pytest.raises(ValueError, match="without error"):
+        effects.doubly_robust(treated.assign(a=treated["a"] + 100), others, "y", ["a", "b"])  # fmt: skip
+    with pytest.raises(ValueError):
+        effects.doubly_robust(treated.assign(a=np.nan), others, "y", ["a", "b"])
+    with pytest.raises(ValueError):
+        effects.doubly_robust(treated.assign(b=treated["a"]), others.assign(b=others["a"]), "y", ["a", "b"])  # fmt: skip

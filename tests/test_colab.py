@@ -31,6 +31,7 @@ WHOLE = (
     "dpo",
     "huggingface-training",
     "causal-inference",
+    "causal-effects",
 )
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]

@@ -3,7 +3,15 @@ tables."""
 
 from mlbook.causal.additive import anm_direction, cam
 from mlbook.causal.constraint import pc
-from mlbook.causal.effects import front_door, icp, match, two_stage
+from mlbook.causal.effects import (
+    adjust,
+    doubly_robust,
+    front_door,
+    icp,
+    match,
+    possible_effects,
+    two_stage,
+)
 from mlbook.causal.generative import cgnn, cgnn_pair
 from mlbook.causal.graphs import (
     adjustment_sets,
@@ -20,6 +28,7 @@ from mlbook.causal.scores import exact, notears
 from mlbook.causal.series import granger, mci
 
 __all__ = [
+    "adjust",
     "adjustment_sets",
     "anm_direction",
     "cam",
@@ -28,6 +37,7 @@ __all__ = [
     "cpdag",
     "d_separated",
     "direct_lingam",
+    "doubly_robust",
     "exact",
     "front_door",
     "granger",
@@ -42,6 +52,7 @@ __all__ = [
     "notears",
     "pair_lingam",
     "pc",
+    "possible_effects",
     "quantile_score",
     "shd",
     "simulate",

@@ -1,11 +1,15 @@
-"""Causal graphs as pictures."""
+"""The chapters' pictures: causal graphs, shares, residuals, imitations."""
+
+from collections import Counter
 
 import matplotlib.pyplot as plt
 import networkx as nx
 import numpy as np
+import torch
 from matplotlib.patches import FancyArrowPatch
 
 from mlbook import figures
+from mlbook.causal import additive, independence
 from mlbook.figures import BLUE, GREY, INK, ORANGE
 
 
@@ -120,3 +124,103 @@ def film_of_pc(found: nx.DiGraph, places: dict, alt: str, caption: str) -> None:
 
     order = [*range(len(frames)), len(frames) - 1]
     figures.film(fig, update, order, alt=alt, caption=caption, fps=1)
+
+
+def truth_and_found(cases: dict, places: list[dict], false: list[list]):
+    """Models above, grey what is not in the table, and below what was found of them.
+
+    Args:
+        cases: title → (true graph, found graph), the found one of fewer nodes perhaps.
+        places: of the nodes, for each case.
+        false: the edges of each found graph that are wrong.
+    """
+    fig, axes = plt.subplots(2, len(cases), figsize=(7.2, 3.4))
+    parts = zip(axes.T, cases.items(), places, false, strict=True)
+    for (upper, lower), (title, (truth, found)), at, wrong in parts:
+        draw(upper, truth, at, size=11, hidden=set(truth) - set(found))
+        there = {node: at[node] for node in found}
+        draw(lower, found, there, dict.fromkeys(wrong, ORANGE), size=11)
+        upper.set_title(title, size=10)
+        lower.set(xlim=upper.get_xlim(), ylim=upper.get_ylim())
+    for ax, text in zip(axes[:, 0], ("the truth", "found"), strict=True):
+        where = {"transform": ax.transAxes, "va": "center", "ha": "right"}
+        ax.text(-0.02, 0.5, text, rotation=90, size=10, **where)
+    return fig
+
+
+def answers(ax, these: dict[str, list]):
+    """Of each method one bar, its shades the different answers, the commonest first."""
+    for y, found in enumerate(these.values()):
+        left = 0
+        for k, count in enumerate(Counter(found).most_common()):
+            style = {"color": BLUE, "alpha": 1 / (1 + 0.5 * k), "edgecolor": INK}
+            ax.barh(y, count[1] / len(found), left=left, lw=0.5, **style)
+            left += count[1] / len(found)
+        kinds = len(set(found))
+        ax.text(1.02, y, f"{kinds} answer{'s' * (kinds > 1)}", va="center")
+    ax.set(yticks=range(len(these)), xlim=(0, 1.2), xticks=np.linspace(0, 1, 6))
+    ax.set_yticklabels(these)
+    ax.invert_yaxis()
+
+
+def residuals(axes, pair: np.ndarray, title: str, first: bool, shown: int = 300):
+    """A pair, what is left of Y after X, and of X after Y, each with HSIC's p-value.
+
+    Args:
+        axes: three; pair: (n, 2), in deviations; first: whether to label y axes.
+    """
+    smoother = additive.Smoother(pair)
+    axes[0].plot(*pair[:shown].T, ".", color=GREY, ms=3)
+    axes[0].set(title=title, xlabel="X", ylabel="Y" if first else "")
+    ways = ((0, 1, BLUE), (1, 0, ORANGE))
+    for ax, (cause, effect, colour) in zip(axes[1:], ways, strict=True):
+        left = smoother.fit(effect, [cause]).residuals
+        p = independence.hsic(pair[:, cause], left)[1]
+        ax.plot(pair[:shown, cause], left[:shown], ".", color=colour, ms=3)
+        ax.set(xlabel="XY"[cause], ylim=(-2.6, 2.6))
+        ax.set_ylabel(f"rest of {'XY'[effect]}" if first else "")
+        ax.set_title(f"independent? p = {p:.3f}", size=9)
+
+
+def bars(ax, mean, error, colours):
+    """Bars side by side: a group for each row, a colour for each column."""
+    wide = 0.8 / mean.shape[1]
+    for k, (name, colour) in enumerate(zip(mean, colours, strict=True)):
+        at = np.arange(len(mean)) + wide * (k - (mean.shape[1] - 1) / 2)
+        style = {"color": colour, "label": name, "capsize": 2}
+        ax.bar(at, mean[name], 0.93 * wide, yerr=error[name], **style)
+    ax.set_xticks(range(len(mean)), mean.index)
+    ax.legend(fontsize=9, loc="upper left", ncols=mean.shape[1])
+
+
+def imitations(trained: dict, runs: int = 4, shown: int = 150):
+    """Pairs, what the networks of each direction make of them, and all runs' scores.
+
+    Args:
+        trained: "cause → effect" → (data, (2, runs) scores, networks), the networks of
+            the first direction before those of the second.
+    """
+    size = (7.2, 1.8 * len(trained))
+    fig, axes = plt.subplots(len(trained), 4, figsize=size, width_ratios=[1, 1, 1, 0.8])
+    titles = "data", "cause → effect", "effect → cause", "1,000 MMD²"
+    for ax, title in zip(axes[0], titles, strict=True):
+        ax.set_title(title)
+    parts = zip(axes, trained.items(), strict=True)
+    for row, (name, (data, score, generator)) in parts:
+        with torch.no_grad():
+            made = generator(len(data))
+        clouds = (data, GREY), (made[0], BLUE), (made[runs].flip(-1), ORANGE)
+        for ax, (points, colour) in zip(row, clouds, strict=False):
+            ax.plot(*points[:shown].T, ".", color=colour, ms=3)
+            ax.set(xlim=(-3.2, 3.2), ylim=(-3.2, 3.2), xticks=[], yticks=[])
+        cause, effect = name.split(" → ")
+        row[0].set_xlabel(cause, size=9)
+        row[0].set_ylabel(effect, size=9)
+        for at, colour in enumerate((BLUE, ORANGE)):
+            along = at + np.linspace(-0.15, 0.15, runs)
+            row[3].plot(along, 1_000 * score[at], "o", color=colour, ms=4)
+            height = 1_000 * score[at].mean()
+            row[3].plot([at - 0.3, at + 0.3], [height, height], color=colour)
+        row[3].set(xlim=(-0.6, 1.6))
+        row[3].set_xticks([0, 1], ["→", "←"])
+    return fig

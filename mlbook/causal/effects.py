@@ -1,13 +1,22 @@
 """How large an effect is, where the graph, an instrument, an experiment or several
 environments say which comparison to make."""
 
-from itertools import chain, combinations
+import warnings
+from itertools import chain, combinations, product
 
+import networkx as nx
 import numpy as np
 import pandas as pd
 from scipy import special
+from statsmodels.discrete.discrete_model import Logit
 
-from mlbook.causal.borders import check_independent, check_level, check_table
+from mlbook.causal.borders import (
+    check_disjoint,
+    check_independent,
+    check_level,
+    check_table,
+)
+from mlbook.causal.graphs import adjacent
 from mlbook.causal.lingam import standard
 from mlbook.common.checks import check_count
 
@@ -45,6 +54,53 @@ def two_stage(
     bread = np.linalg.inv(predicted.T @ predicted)
     meat = predicted * (y - x @ b)[:, None]
     return b, np.sqrt(np.diag(bread @ (meat.T @ meat) @ bread))
+
+
+def adjust(table: pd.DataFrame, x: str, y: str, given=()) -> tuple[float, float]:
+    """The effect of x on y in a linear model, adjusting for `given`: the coefficient of
+    a regression, and White's standard error.
+
+    Raises:
+        ValueError: as `two_stage`, or a name that is no column.
+    """
+    names = [x, *given]
+    if unknown := {*names, y} - set(table):
+        raise ValueError(f"{sorted(unknown)[0]!r} is no column")
+    columns = table[names].to_numpy(float)
+    design = np.column_stack([columns, np.ones(len(table))])
+    b, error = two_stage(table[y].to_numpy(float), design, design)
+    return float(b[0]), float(error[0])
+
+
+def possible_effects(
+    graph: nx.DiGraph, table: pd.DataFrame, x: str, y: str
+) -> dict[frozenset, tuple[float, float]]:
+    """The linear effects of x on y that the members of a Markov class imply (IDA;
+    Maathuis, Kalisch & Bühlmann 2009).
+
+    In a member the effect is had by adjusting for the parents of x. A set of x's
+    neighbours without direction can be parents if no new v-structure arises at x.
+
+    Args:
+        graph: a CPDAG, edges without direction as both arrows.
+        table: columns as the nodes.
+    Returns:
+        parents of x → (effect, standard error); (0, 0) where y is a parent.
+    Raises:
+        ValueError: an unknown node, x is y, or as `adjust`.
+    """
+    check_disjoint(graph, x, y, ())
+    sure = {a for a in graph.pred[x] if not graph.has_edge(x, a)}
+    open_ends = [a for a in graph.pred[x] if graph.has_edge(x, a)]
+    found = {}
+    for size in range(len(open_ends) + 1):
+        for turned in combinations(open_ends, size):
+            pairs = product(turned, sure), combinations(turned, 2)
+            if all(adjacent(graph, *pair) for pair in chain(*pairs)):
+                parents = frozenset(sure.union(turned))
+                zero = y in parents
+                found[parents] = (0.0, 0.0) if zero else adjust(table, x, y, parents)
+    return found
 
 
 def front_door(table: pd.DataFrame, x: str, m: str, y: str) -> pd.DataFrame:
@@ -120,6 +176,48 @@ def match(
         (used**2 - squares)[at] * noise
     ).sum()
     return float(gaps.mean()), float(np.sqrt(max(variance, 0)) / len(y1))
+
+
+def doubly_robust(
+    treated: pd.DataFrame, others: pd.DataFrame, outcome: str, on: list[str]
+) -> tuple[float, float]:
+    """The mean effect on the treated, by a regression of the outcome among the others
+    and by weighting them with the odds of treatment; right if either model is (Robins,
+    Rotnitzky & Zhao 1994; for the treated, Mercatanti & Li 2014).
+
+    Args:
+        treated, others: tables with the columns `on` and `outcome`.
+    Returns:
+        (effect, standard error, as if both models were known).
+    Raises:
+        ValueError: values that are not finite, columns of `on` that determine each
+            other, or that tell the treated from the others without error.
+    """
+    both = pd.concat([treated, others], ignore_index=True)[[*on, outcome]]
+    check_independent(check_table(both, 7, independent=False)[on])
+    design = np.column_stack([standard(both[on].to_numpy(float)), np.ones(len(both))])
+    y, is_treated = both[outcome].to_numpy(float), np.arange(len(both)) < len(treated)
+    b = np.linalg.lstsq(design[~is_treated], y[~is_treated], rcond=None)[0]
+    left = y - design @ b
+    odds = np.exp(design @ _propensity(design, is_treated))[~is_treated]
+    weight = odds / odds.sum()
+    correction = weight @ left[~is_treated]
+    of_treated = left[is_treated]
+    variance = of_treated.var() / len(treated)
+    variance += (weight**2) @ (left[~is_treated] - correction) ** 2
+    return float(of_treated.mean() - correction), float(variance**0.5)
+
+
+def _propensity(design: np.ndarray, is_treated: np.ndarray) -> np.ndarray:
+    """Coefficients of a logistic regression."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            return Logit(is_treated.astype(float), design).fit(disp=0).params
+        except (Warning, np.linalg.LinAlgError) as problem:
+            raise ValueError(
+                "the columns tell treated and others apart without error"
+            ) from problem
 
 
 class Environments:

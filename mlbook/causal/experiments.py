@@ -11,8 +11,16 @@ from scipy import stats
 from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.proportion import proportion_confint
 
-from mlbook.causal import additive, independence, lingam, scm, series
-from mlbook.causal.graphs import cpdag
+from mlbook.causal import (
+    additive,
+    constraint,
+    effects,
+    independence,
+    lingam,
+    scm,
+    series,
+)
+from mlbook.causal.graphs import cpdag, shd
 
 
 def all_dags(names) -> Iterator[nx.DiGraph]:
@@ -56,6 +64,25 @@ def alike(a: pd.DataFrame, b: pd.DataFrame, bins: int = 10) -> float:
         counts.append(np.bincount(place, minlength=bins**2))
     counts = np.array(counts)
     return float(stats.chi2_contingency(counts[:, counts.sum(0) > 10]).pvalue)
+
+
+def in_many_orders(seed: int, orders: int) -> dict[str, list[frozenset]]:
+    """What plain PC and its stable variants answer on one table of 60 rows, its columns
+    shuffled: for each variant the edges it found in each order."""
+    rng = np.random.default_rng(seed)
+    few = scm.simulate(scm.random_scm(scm.random_dag(7, 12, rng), "linear", rng), 60)
+    variants = {
+        "plain": (False, "first"),
+        "stable": (True, "first"),
+        "stable, surest first": (True, "max"),
+    }
+    answers = {name: [] for name in variants}
+    for _ in range(orders):
+        columns = list(rng.permutation(few.columns))
+        for name, how in variants.items():
+            found = constraint.pc(few[columns], 0.05, "fisher_z", *how)
+            answers[name].append(frozenset(found.edges))
+    return answers
 
 
 def judged_dependent(total: float, sizes, repeats: int, level: float = 0.05):
@@ -108,8 +135,7 @@ def share_right(shape: str, noise: str, method: Callable, tables: int, n: int = 
     for seed in range(tables):
         rng = np.random.default_rng(10_000 + seed)
         model = scm.random_scm(nx.DiGraph([("X", "Y")]), shape, rng)
-        kinds = dict.fromkeys(model, scm.NOISES[noise])
-        rows = scm.simulate(model, n, noise=scm.draw_noise(model, n, seed, kinds))
+        rows = scm.simulate(model, n, seed=seed, noise=noise)
         right += bool(method(rows["X"].to_numpy(), rows["Y"].to_numpy(), seed))
     return right / tables
 
@@ -130,6 +156,88 @@ def straight(seed: int, spread: float = 1.0, n: int = 1_000):
         B[names.index(b), names.index(a)] = rng.choice([-1, 1]) * rng.uniform(0.5, 1.5)
     noise = rng.standard_normal((n, 6)) * spread ** rng.uniform(-1, 1, 6)
     return graph, pd.DataFrame(noise @ np.linalg.inv(np.eye(6) - B).T, columns=names)
+
+
+def units_tried(searches: dict[str, Callable], tables: int) -> pd.DataFrame:
+    """How far searches end from the true CPDAG where all noises are equal, on the same
+    tables standardised, and where noises are unequal.
+
+    Args:
+        searches: name → function of a table that gives a CPDAG.
+    Returns:
+        columns "units", "method", "shd" and "edges", of the true graph.
+    """
+    rows = []
+    for seed in range(tables):
+        graph, equal = straight(seed)
+        _, unequal = straight(seed, spread=3)
+        units = {
+            "equal noises": equal,
+            "equal noises,\nstandardised": equal / equal.std(),
+            "unequal noises": unequal,
+        }
+        for (kind, table), (name, search) in product(units.items(), searches.items()):
+            far = shd(search(table), cpdag(graph))
+            rows.append((kind, name, far, graph.number_of_edges()))
+    return pd.DataFrame(rows, columns=["units", "method", "shd", "edges"])
+
+
+def total_effect(model: dict, x: str, y: str) -> float:
+    """By how much y rises when x is set one higher, in a linear model."""
+    noise = scm.draw_noise(model, 2)
+    high, low = (scm.simulate(model, 2, {x: v}, noise=noise)[y] for v in (1.0, 0.0))
+    return float((high - low).iloc[0])
+
+
+def possible_tried(seed: int, n: int) -> dict[str, np.ndarray]:
+    """Of a random linear model of eight variables and n rows of it: for how many
+    ordered pairs the true effect is the only one possible, is one of several, or is
+    none (within four standard errors).
+
+    Returns:
+        (3,) counts, for the true CPDAG and for that of PC.
+    """
+    rng = np.random.default_rng(seed)
+    truth = scm.random_dag(8, 10, rng)
+    model = scm.random_scm(truth, "linear", rng)
+    table = scm.simulate(model, n, seed=seed)
+    graphs = {"true CPDAG": cpdag(truth), "PC's": constraint.pc(table, 0.01)}
+    counts = {name: np.zeros(3, int) for name in graphs}
+    for x, y in permutations(truth, 2):
+        effect = total_effect(model, x, y)
+        for name, graph in graphs.items():
+            found = effects.possible_effects(graph, table, x, y).values()
+            there = any(abs(v - effect) <= 4 * error + 1e-9 for v, error in found)
+            several = len({round(v, 9) for v, _ in found}) > 1
+            counts[name][int(several) if there else 2] += 1
+    return counts
+
+
+def stages_tried(seed: int, n: int = 1_000) -> list[float]:
+    """The effect 0.5 by least squares, by two stages with an instrument, and by two
+    stages with a variable that the confounder causes."""
+    rng = np.random.default_rng(seed)
+    z, u, e, v, w = rng.standard_normal((5, n))
+    x, proxy = z + u + e, u + w
+    y = 0.5 * x + u + v
+    sources = (x, z, proxy)
+    return [effects.two_stage(y, x[:, None], s[:, None])[0][0] for s in sources]
+
+
+def treated_by_choice(seed: int, curved_outcome: bool, curved_choice: bool, n=4_000):
+    """People who take a treatment with an effect of 1, and others; what they would have
+    without it, and their choice, may curve in a.
+
+    Returns:
+        (treated, others), tables with a, b and y.
+    """
+    rng = np.random.default_rng(seed)
+    a, b = rng.standard_normal((2, n))
+    choice = (np.abs(a) - 0.8 if curved_choice else a) + b - 1
+    treat = rng.random(n) < 1 / (1 + np.exp(-choice))
+    outcome = (a**2 if curved_outcome else a) + b + treat + rng.standard_normal(n)
+    table = pd.DataFrame({"a": a, "b": b, "y": outcome})
+    return table[treat], table[~treat]
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import chain, combinations
 
 import networkx as nx
+import numpy as np
 
 from mlbook.causal.borders import check_dag, check_disjoint, check_nodes
 
@@ -170,6 +171,15 @@ def is_forced(graph: nx.DiGraph, a, b) -> bool:
         if adjacent(graph, a, c)
         for d in beside
     )
+
+
+def from_causal_learn(matrix: np.ndarray, names) -> nx.DiGraph:
+    """A graph from causal-learn's matrix: −1 at [i, j] and 1 at [j, i] for i → j; −1 at
+    both for an edge without direction."""
+    graph = nx.DiGraph()
+    graph.add_nodes_from(names)
+    graph.add_edges_from((names[i], names[j]) for i, j in np.argwhere(matrix == -1))
+    return graph
 
 
 def shd(a: nx.DiGraph, b: nx.DiGraph) -> int:

@@ -1,5 +1,5 @@
-"""Pictures of what was recorded: searches on networks, the map of methods, proteins,
-pairs, times."""
+"""What was recorded, as pictures and in lines: searches on networks, the map of
+methods, proteins, pairs."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -123,6 +123,33 @@ def votes(record: dict) -> tuple[pd.DataFrame, pd.Series]:
     return right, 1 / source.map(source.value_counts())
 
 
+def pairs_told(record: dict, widths: list[dict]) -> list[str]:
+    """What `votes` and the answers say, in lines: each method's share and interval, how
+    often ANM rejects both directions, and CGNN where it is surest and by its size.
+
+    Args:
+        widths: what CGNN says of the pairs with other numbers of hidden units.
+    """
+    right, vote = votes(record)
+    n = len(right)
+    lines = []
+    for name in right:
+        low, high = wilson(right[name].mean(), n)
+        by_source = np.average(right[name], weights=vote)
+        lines.append(f"{name:9} {right[name].sum():2} of {n}, 95 % [{low:.2f}, {high:.2f}]; by source {by_source:.2f}")  # fmt: skip
+    rejected = np.array([r["answers"]["anm"]["p"] for r in record["pairs"]]) < 0.05
+    both, one = (rejected.sum(1) == k for k in (2, 1))
+    lines.append(f"ANM rejects both directions at 5 % in {both.sum()} pairs, just one in {one.sum()};")  # fmt: skip
+    lines.append(f"of those it is right on {right['ANM'][one].sum()}")
+    mmd = np.array([r["answers"]["cgnn"]["mmd"] for r in record["pairs"]]).mean(2)
+    surest = np.argsort(-np.abs(mmd[:, 1] - mmd[:, 0]) / mmd.mean(1))[:30]
+    lines.append(f"CGNN on the 30 pairs whose directions differ most: {right['CGNN'][surest].sum()} right")  # fmt: skip
+    for hidden in widths[0]["mmd"]:
+        mmd = np.array([each["mmd"][hidden] for each in widths]).mean(2)
+        lines.append(f"CGNN with {hidden:>3} hidden units, at most 300 rows: {(mmd[:, 0] < mmd[:, 1]).sum()} of {len(mmd)}")  # fmt: skip
+    return lines
+
+
 def tuebingen(record: dict, cited: dict[str, float]):
     """Shares of right directions with their intervals, beside those of a paper."""
     right, vote = votes(record)
@@ -142,29 +169,4 @@ def tuebingen(record: dict, cited: dict[str, float]):
     ax.set_yticklabels(right.columns)
     ax.invert_yaxis()
     ax.legend(fontsize=8.5, loc="lower right")
-    return fig
-
-
-def speeds(record: dict):
-    """Times of our functions and of the libraries', on a logarithmic scale."""
-    tasks = {
-        "pc": "PC, 30 variables, 10,000 rows",
-        "direct_lingam": "DirectLiNGAM, 20 variables, 10,000 rows",
-        "d_separated": "d-separation, 200 nodes, 400 edges",
-    }
-    fig, ax = plt.subplots(figsize=(6.6, 2.8))
-    y = 0
-    for what, title in tasks.items():
-        ax.text(0.02, y, title, va="center", size=9, weight="bold")
-        seconds = [r["seconds"] for r in record["times"] if r["what"] == what]
-        for name, value in (1_000 * pd.DataFrame(seconds).median()).items():
-            y += 1
-            ax.barh(y, value, left=0.015, color=BLUE if name == "ours" else GREY)
-            text = (
-                f"{name}: {value:,.2f} ms" if value < 1 else f"{name}: {value:,.0f} ms"
-            )
-            ax.text(value * 1.15 + 0.02, y, text, va="center", size=9)
-        y += 1
-    ax.set(xscale="log", xlim=(0.015, 40_000), yticks=[], xlabel="median time (ms)")
-    ax.invert_yaxis()
     return fig

@@ -43,20 +43,25 @@ def graph_of(scm: Mapping[str, Callable]) -> nx.DiGraph:
     return check_dag(graph)
 
 
-def draw_noise(scm: Mapping, n: int, seed: int = 0, noises: Mapping | None = None):
-    """n independent values of each variable's noise, as a table: standard normal, or
-    what `noises` says.
+def draw_noise(
+    scm: Mapping, n: int, seed: int = 0, kinds: str | Mapping[str, str] = "Gaussian"
+) -> pd.DataFrame:
+    """n independent values of each variable's noise, as a table.
 
     Args:
-        noises: variable → function (generator, n) that draws them.
+        kinds: a name of `NOISES`, or variable → name; Gaussian where none is given.
     Raises:
-        ValueError: `noises` names an unknown variable, or n is no count.
+        ValueError: `kinds` names an unknown variable or noise, or n is no count.
     """
     rng = np.random.default_rng(seed)
-    draw = dict.fromkeys(scm, NOISES["Gaussian"]) | dict(noises or {})
-    if unknown := draw.keys() - scm.keys():
-        raise ValueError(f"noises name {sorted(unknown)[0]!r}, which the model lacks")
-    return pd.DataFrame({name: draw[name](rng, check_count("n", n)) for name in scm})
+    given = dict.fromkeys(scm, kinds) if isinstance(kinds, str) else kinds
+    of = dict.fromkeys(scm, "Gaussian") | dict(given)
+    if unknown := of.keys() - scm.keys():
+        raise ValueError(f"noise is for {sorted(unknown)[0]!r}, which the model lacks")
+    if unknown := set(of.values()) - NOISES.keys():
+        raise ValueError(f"noise is {unknown.pop()!r}, which is none of {list(NOISES)}")
+    check_count("n", n)
+    return pd.DataFrame({name: NOISES[of[name]](rng, n) for name in scm})
 
 
 def simulate(
@@ -64,14 +69,14 @@ def simulate(
     n: int,
     do: Mapping[str, float] | None = None,
     seed: int = 0,
-    noise: pd.DataFrame | None = None,
+    noise: str | Mapping[str, str] | pd.DataFrame = "Gaussian",
 ) -> pd.DataFrame:
     """n rows of the model's variables, with those in `do` set from outside.
 
     Args:
         scm: as in `graph_of`.
         do: variable → its value, or n values: its own function is then not asked.
-        noise: what `draw_noise` gives; drawn with `seed` if None.
+        noise: what `draw_noise` gives, or its `kinds`, drawn with `seed`.
     Returns:
         a table (n, variables), columns as in `scm`.
     Raises:
@@ -84,7 +89,8 @@ def simulate(
             raise ValueError(f"do names {name!r}, which the model lacks")
         if not np.isfinite(value).all():
             raise ValueError(f"do sets {name} to {value}")
-    noise = draw_noise(scm, n, seed) if noise is None else noise
+    if not isinstance(noise, pd.DataFrame):
+        noise = draw_noise(scm, n, seed, noise)
     if len(noise) != n or set(noise) != set(scm):
         raise ValueError(
             f"noise of {n} rows for {list(scm)} is needed, got {noise.shape} for {list(noise)}"
