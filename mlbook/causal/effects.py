@@ -194,30 +194,42 @@ def doubly_robust(
             other, or that tell the treated from the others without error.
     """
     both = pd.concat([treated, others], ignore_index=True)[[*on, outcome]]
-    check_independent(check_table(both, 7, independent=False)[on])
+    check_table(both, 7, independent=False)
+    weight = odds(treated, others, on)[1]
+    weight = weight / weight.sum()
     design = np.column_stack([standard(both[on].to_numpy(float)), np.ones(len(both))])
-    y, is_treated = both[outcome].to_numpy(float), np.arange(len(both)) < len(treated)
-    b = np.linalg.lstsq(design[~is_treated], y[~is_treated], rcond=None)[0]
-    left = y - design @ b
-    odds = np.exp(design @ _propensity(design, is_treated))[~is_treated]
-    weight = odds / odds.sum()
-    correction = weight @ left[~is_treated]
-    of_treated = left[is_treated]
-    variance = of_treated.var() / len(treated)
-    variance += (weight**2) @ (left[~is_treated] - correction) ** 2
+    y, n = both[outcome].to_numpy(float), len(treated)
+    left = y - design @ np.linalg.lstsq(design[n:], y[n:], rcond=None)[0]
+    of_treated, of_others = left[:n], left[n:]
+    correction = weight @ of_others
+    variance = of_treated.var() / n
+    variance += (weight**2) @ (of_others - correction) ** 2
     return float(of_treated.mean() - correction), float(variance**0.5)
 
 
-def _propensity(design: np.ndarray, is_treated: np.ndarray) -> np.ndarray:
-    """Coefficients of a logistic regression."""
+def odds(
+    treated: pd.DataFrame, others: pd.DataFrame, on: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The odds of being treated, by a logistic regression on the columns `on`.
+
+    Returns:
+        (those of the treated, those of the others).
+    Raises:
+        ValueError: as `doubly_robust`.
+    """
+    both = check_table(pd.concat([treated[on], others[on]], ignore_index=True), 7)
+    design = np.column_stack([standard(both.to_numpy(float)), np.ones(len(both))])
+    is_treated = np.arange(len(both)) < len(treated)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
-            return Logit(is_treated.astype(float), design).fit(disp=0).params
+            fit = Logit(is_treated.astype(float), design).fit(disp=0)
         except (Warning, np.linalg.LinAlgError) as problem:
             raise ValueError(
                 "the columns tell treated and others apart without error"
             ) from problem
+    found = np.exp(design @ fit.params)
+    return found[is_treated], found[~is_treated]
 
 
 class Environments:
