@@ -713,9 +713,8 @@ def test_the_right_share_of_a_method_that_knows():
 def test_series_that_remember():
     x, links = experiments.remembering(0, 0.9)
     assert x.shape == (100, 10) and links.sum() == 9 and np.isfinite(x).all()
-    judged = experiments.links_judged(0.0, 2)
+    judged = experiments.links_judged(0.0, 0.0, 2)
     assert list(judged["method"].unique()) == [
-        "pairs, any lag",
         "pairs",
         "all at once",
         "MCI",

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from mlbook.causal import effects, experiments, real, scm, series
-from mlbook.causal.graphs import cpdag
+from mlbook.causal.graphs import cpdag, from_causal_learn
 from mlbook.common import packaged
 
 
@@ -399,9 +399,136 @@ def test_doubly_robust_where_both_are_wrong():
 
 def test_doubly_robust_refuses():
     treated, others = experiments.treated_by_choice(0, False, False, 200)
-    with pytest.raises(ValueError, match="without error"):
+    with pytest.raises(ValueError, match="hardly an error"):
         effects.doubly_robust(treated.assign(a=treated["a"] + 100), others, "y", ["a", "b"])  # fmt: skip
     with pytest.raises(ValueError):
         effects.doubly_robust(treated.assign(a=np.nan), others, "y", ["a", "b"])
     with pytest.raises(ValueError):
         effects.doubly_robust(treated.assign(b=treated["a"]), others.assign(b=others["a"]), "y", ["a", "b"])  # fmt: skip
+
+
+def test_what_adjusting_refuses():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.standard_normal((20, 3)), columns=list("xyz"))
+    for call, match in (
+        (lambda: effects.adjust(table, "x", "y", ["y"]), "'y' is named twice"),
+        (lambda: effects.adjust(table, "x", "x"), "'x' is named twice"),
+        (lambda: effects.adjust(table[:2], "x", "y"), "at least 3 rows"),
+        (lambda: effects.adjust(table.assign(w=table["x"] * 2), "x", "y", ["w"]), "determine each other"),
+        (lambda: effects.adjust(table.assign(z=1.0), "x", "y", ["z"]), "'z' is constant"),
+        (lambda: effects.adjust(table.assign(z=np.nan), "x", "y", ["z"]), "'z' has nan"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=match):
+            call()
+    assert effects.adjust(table, "x", "y", "z") == effects.adjust(
+        table, "x", "y", ["z"]
+    )
+
+
+def test_adjusting_far_from_zero():
+    """Offsets and scales change nothing but the units."""
+    rng = np.random.default_rng(1)
+    table = pd.DataFrame(rng.standard_normal((500, 3)), columns=list("xyz"))
+    table["z"] += table["x"]
+    b, error = effects.adjust(table, "x", "y", ["z"])
+    moved = effects.adjust(table * [1e-4, 1, 1e6] + [1e3, 1e8, 1e12], "x", "y", ["z"])
+    assert np.allclose(moved, [b * 1e4, error * 1e4], rtol=1e-5)
+
+
+def test_a_confounder_as_strong_as_the_robustness_value_leaves_nothing():
+    rng = np.random.default_rng(2)
+    table = pd.DataFrame(rng.standard_normal((400, 3)), columns=list("xyz"))
+    table["y"] += 0.5 * table["x"] + table["z"]
+    value = effects.robustness(table, "x", "y", ["z"])
+    assert 0.3 < value < 0.5
+
+    def left(of, given):
+        design = np.column_stack([table[given], np.ones(len(table))])
+        return of - design @ np.linalg.lstsq(design, of, rcond=None)[0]
+
+    # u explains that share of x given z, and of y given x and z
+    x, y = left(table["x"].to_numpy(), ["z"]), left(table["y"].to_numpy(), ["z", "x"])
+    e = left(rng.standard_normal(400), ["z", "x", "y"])
+    x, y, e = (v / np.linalg.norm(v) for v in (x, y, e))
+    a, b = value**0.5, (value * (1 - value)) ** 0.5
+    table["u"] = a * x + b * y + (1 - a * a - b * b) ** 0.5 * e
+    assert effects.adjust(table, "x", "y", ["z", "u"])[0] == pytest.approx(0, abs=1e-9)
+
+
+def test_possible_effects_of_no_graph():
+    table = pd.DataFrame(np.random.default_rng(0).standard_normal((20, 3)), columns=list("abc"))  # fmt: skip
+    with pytest.raises(TypeError, match="DiGraph is needed"):
+        effects.possible_effects(nx.Graph(["ab", "bc"]), table, "a", "b")
+
+
+def test_total_effects_are_of_linear_models():
+    model = {
+        "a": lambda e: e,
+        "b": lambda a, e: 2 * a + e,
+        "c": lambda a, b, e: b - a + e,
+    }
+    assert experiments.total_effect(model, "a", "c") == pytest.approx(1)
+    with pytest.raises(ValueError, match="b is no linear function of a"):
+        experiments.total_effect({"a": lambda e: e, "b": lambda a, e: a**2}, "a", "b")
+
+
+def test_exact_rows_have_the_moments_of_the_model():
+    model = {"a": lambda e: 2 * e, "b": lambda a, e: 3 * a + e}
+    table = experiments.exactly(model)
+    assert np.allclose(np.cov(table.T, bias=True), [[4, 12], [12, 37]])
+    assert np.allclose(table.mean(), 0)
+
+
+def test_either_alone_is_off_where_its_model_is_wrong():
+    def off(*curves):
+        found = pd.DataFrame([experiments.three_ways(*experiments.treated_by_choice(seed, *curves)) for seed in range(20)]) - 1  # fmt: skip
+        return (found.mean() / found.sem()).abs()
+
+    assert off(True, False)["regression"] > 6 > 4 > off(True, False)["weights"]
+    assert off(False, True)["weights"] > 6 > 4 > off(False, True)["regression"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [[[0, 2], [1, 0]], [[0, 1], [1, 0]], [[-1, 0], [0, 0]], [[0, -1]]]
+)
+def test_marks_of_causal_learn_that_are_no_edge(wrong):
+    with pytest.raises(ValueError):
+        from_causal_learn(wrong, ["a", "b"])
+    assert set(from_causal_learn([[0, -1], [1, 0]], ["a", "b"]).edges) == {("a", "b")}
+
+
+def test_series_with_a_common_driver():
+    x, links = experiments.remembering(0, 0.5, driver=1.0)
+    assert x.shape == (100, 11) and links.sum() == 9
+    after_two = [j for j in range(10) if j % 3 == 1]
+    assert min(np.corrcoef(x[:-2, 10], x[2:, j])[0, 1] for j in after_two) > 0.3
+    assert experiments.remembering(0, 0.5)[0].shape == (100, 10)
+
+
+def test_residuals_are_alike_where_nothing_moves():
+    rng = np.random.default_rng(3)
+    label = np.repeat(range(4), 100)
+    p = []
+    for _ in range(200):
+        table = pd.DataFrame({"x": rng.exponential(size=400)})
+        table["y"] = table["x"] + rng.exponential(size=400)
+        p.append(effects.residuals_alike(table, "y", ["x"], label))
+    assert np.mean(np.array(p) < 0.05) < 0.1
+    table["y"] += label
+    assert effects.residuals_alike(table, "y", ["x"], label) < 1e-10
+
+
+def test_what_a_network_says_of_doing():
+    """X ← U → Y ← X, by hand: Σ_u P(u) P(y | x, u)."""
+    from pgmpy.factors.discrete import TabularCPD
+    from pgmpy.models import DiscreteBayesianNetwork
+
+    model = DiscreteBayesianNetwork([("U", "X"), ("U", "Y"), ("X", "Y")])
+    of = {"state_names": {"U": ["a", "b"], "X": ["a", "b"], "Y": ["a", "b"]}}
+    model.add_cpds(
+        TabularCPD("U", 2, [[0.3], [0.7]], state_names={"U": ["a", "b"]}),
+        TabularCPD("X", 2, [[0.9, 0.2], [0.1, 0.8]], ["U"], [2], state_names={k: of["state_names"][k] for k in "UX"}),
+        TabularCPD("Y", 2, [[0.1, 0.2, 0.3, 0.4], [0.9, 0.8, 0.7, 0.6]], ["X", "U"], [2, 2], **of),
+    )  # fmt: skip
+    found = real.chance_if_done(model, {"X": "b"}, {"Y": "a"}, "U")
+    assert found == pytest.approx(0.3 * 0.3 + 0.7 * 0.4)

@@ -224,3 +224,12 @@ def imitations(trained: dict, runs: int = 4, shown: int = 150):
         row[3].set(xlim=(-0.6, 1.6))
         row[3].set_xticks([0, 1], ["→", "←"])
     return fig
+
+
+def intervals(ax, these: list[tuple[str, tuple[float, float], str]], size=9):
+    """Estimates from above with 95 %: (name, (value, standard error), colour)."""
+    for y, (_, (value, error), colour) in enumerate(these):
+        style = {"fmt": "o", "color": colour, "ms": 4.5, "capsize": 2.5}
+        ax.errorbar(value, y, xerr=1.96 * error, **style)
+    ax.set_yticks(range(len(these)), [name for name, _, _ in these], size=size)
+    ax.invert_yaxis()

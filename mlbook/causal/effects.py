@@ -2,15 +2,23 @@
 environments say which comparison to make."""
 
 import warnings
+from collections.abc import Iterable
 from itertools import chain, combinations, product
 
 import networkx as nx
 import numpy as np
 import pandas as pd
-from scipy import special
+from scipy import special, stats
+from scipy.linalg import orth
 from statsmodels.discrete.discrete_model import Logit
+from statsmodels.tools.sm_exceptions import (
+    ConvergenceWarning,
+    PerfectSeparationError,
+    PerfectSeparationWarning,
+)
 
 from mlbook.causal.borders import (
+    TIED,
     check_disjoint,
     check_independent,
     check_level,
@@ -47,13 +55,16 @@ def two_stage(
         raise ValueError(
             f"{x.shape[1]} columns need as many instruments, got {z.shape[1]}"
         )
-    predicted = z @ np.linalg.lstsq(z, x, rcond=None)[0]
-    if np.linalg.matrix_rank(predicted) < x.shape[1]:
+    size = np.linalg.norm(x, axis=0)  # columns of one length, for the arithmetic
+    scaled = np.divide(x, size, where=size > 0, out=np.zeros_like(x))
+    space = orth(np.divide(z, np.linalg.norm(z, axis=0) + (z == 0).all(0)))
+    predicted = space @ (space.T @ scaled)
+    if np.linalg.svd(predicted, compute_uv=False).min() < TIED**0.5:
         raise ValueError("the instruments do not tell the columns of x apart")
-    b = np.linalg.lstsq(predicted, y, rcond=None)[0]
-    bread = np.linalg.inv(predicted.T @ predicted)
-    meat = predicted * (y - x @ b)[:, None]
-    return b, np.sqrt(np.diag(bread @ (meat.T @ meat) @ bread))
+    pull = np.linalg.pinv(predicted)
+    b = pull @ y
+    left = y - scaled @ b
+    return b / size, np.sqrt((pull**2) @ left**2) / size
 
 
 def adjust(table: pd.DataFrame, x: str, y: str, given=()) -> tuple[float, float]:
@@ -61,15 +72,52 @@ def adjust(table: pd.DataFrame, x: str, y: str, given=()) -> tuple[float, float]
     a regression, and White's standard error.
 
     Raises:
-        ValueError: as `two_stage`, or a name that is no column.
+        ValueError: a name that is no column or is there twice, no more rows than
+            coefficients, or what `borders.check_table` refuses.
     """
-    names = [x, *given]
-    if unknown := {*names, y} - set(table):
-        raise ValueError(f"{sorted(unknown)[0]!r} is no column")
-    columns = table[names].to_numpy(float)
-    design = np.column_stack([columns, np.ones(len(table))])
-    b, error = two_stage(table[y].to_numpy(float), design, design)
+    table = _columns(table, x, y, given)
+    design = table.drop(columns=y).to_numpy()
+    b, error = two_stage(table[y].to_numpy(), design, design)
     return float(b[0]), float(error[0])
+
+
+def _columns(table: pd.DataFrame, x, y, given) -> pd.DataFrame:
+    """x, `given` and y less their means, if a regression of y on the others can be had."""
+    names = [x, *([given] if isinstance(given, str) else given)]
+    for name in (*names, y):
+        if name not in table:
+            raise ValueError(f"{name!r} is no column")
+        if [*names, y].count(name) > 1:
+            raise ValueError(f"{name!r} is named twice among x, y and given")
+    table = check_table(table[[*names, y]], len(names) + 2, independent=False)
+    check_independent(table[names])
+    return table - table.mean()
+
+
+def robustness(table: pd.DataFrame, x: str, y: str, given=()) -> float:
+    """How strong a hidden confounder would have to be to explain `adjust`'s effect away:
+    the share of what is left of x and of y that it must explain in both (Cinelli &
+    Hazlett 2020, "robustness value").
+
+    Raises:
+        ValueError: as `adjust`.
+    """
+    share = explained(table, x, y, given)
+    f2 = share / (1 - share)
+    return float((np.sqrt(f2**2 + 4 * f2) - f2) / 2)
+
+
+def explained(table: pd.DataFrame, x: str, y: str, given=()) -> float:
+    """The share of what `given` leaves of y that x explains: the square of the partial
+    correlation, and the same with x and y exchanged.
+
+    Raises:
+        ValueError: as `adjust`.
+    """
+    table = _columns(table, x, y, given)
+    sides, others = table[[x, y]].to_numpy(), table.drop(columns=[x, y]).to_numpy()
+    left = sides - others @ np.linalg.lstsq(others, sides, rcond=None)[0]
+    return float(np.corrcoef(left, rowvar=False)[0, 1] ** 2)
 
 
 def possible_effects(
@@ -87,9 +135,13 @@ def possible_effects(
     Returns:
         parents of x → (effect, standard error); (0, 0) where y is a parent.
     Raises:
-        ValueError: an unknown node, x is y, or as `adjust`.
+        TypeError: no networkx.DiGraph.
+        ValueError: an unknown node, x is y, or as `adjust`. A cycle elsewhere is none
+            of its business: what tests find may contradict itself.
     """
-    check_disjoint(graph, x, y, ())
+    if type(graph) is not nx.DiGraph:
+        raise TypeError(f"a networkx.DiGraph is needed, got {type(graph).__name__}")
+    (x,), (y,) = check_disjoint(graph, x, y, ())[:2]
     sure = {a for a in graph.pred[x] if not graph.has_edge(x, a)}
     open_ends = [a for a in graph.pred[x] if graph.has_edge(x, a)]
     found = {}
@@ -182,17 +234,21 @@ def doubly_robust(
     treated: pd.DataFrame, others: pd.DataFrame, outcome: str, on: list[str]
 ) -> tuple[float, float]:
     """The mean effect on the treated, by a regression of the outcome among the others
-    and by weighting them with the odds of treatment; right if either model is (Robins,
-    Rotnitzky & Zhao 1994; for the treated, Mercatanti & Li 2014).
+    and by weighting them with the odds of treatment; right if either model is
+    (Scharfstein, Rotnitzky & Robins 1999; for the treated, Mercatanti & Li 2014).
 
     Args:
         treated, others: tables with the columns `on` and `outcome`.
     Returns:
         (effect, standard error, as if both models were known).
     Raises:
-        ValueError: values that are not finite, columns of `on` that determine each
-            other, or that tell the treated from the others without error.
+        ValueError: too few people, values that are not finite, columns of `on` that
+            determine each other, or that tell the treated from the others without error.
     """
+    if len(treated) < 2 or len(others) < max(5, len(on) + 2):
+        raise ValueError(
+            f"{len(treated)} treated and {len(others)} others are too few for {len(on)} columns"
+        )
     both = pd.concat([treated, others], ignore_index=True)[[*on, outcome]]
     check_table(both, 7, independent=False)
     weight = odds(treated, others, on)[1]
@@ -217,16 +273,25 @@ def odds(
     Raises:
         ValueError: as `doubly_robust`.
     """
+    if not len(treated) or not len(others):
+        raise ValueError(f"{len(treated)} treated and {len(others)} others")
     both = check_table(pd.concat([treated[on], others[on]], ignore_index=True), 7)
     design = np.column_stack([standard(both.to_numpy(float)), np.ones(len(both))])
     is_treated = np.arange(len(both)) < len(treated)
+    refused = (
+        PerfectSeparationError,
+        PerfectSeparationWarning,
+        ConvergenceWarning,
+        np.linalg.LinAlgError,
+    )
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        for kind in refused[1:3]:
+            warnings.simplefilter("error", kind)
         try:
             fit = Logit(is_treated.astype(float), design).fit(disp=0)
-        except (Warning, np.linalg.LinAlgError) as problem:
+        except refused as problem:
             raise ValueError(
-                "the columns tell treated and others apart without error"
+                "the columns tell treated and others apart with hardly an error"
             ) from problem
     found = np.exp(design @ fit.params)
     return found[is_treated], found[~is_treated]
@@ -306,6 +371,19 @@ def invariances(
     sizes = range(min(len(others), len(others) if most is None else most) + 1)
     sets = chain.from_iterable(combinations(others, size) for size in sizes)
     return {causes: sums.p_value(causes, target) for causes in sets}
+
+
+def residuals_alike(
+    table: pd.DataFrame, target: str, causes: Iterable[str], environment
+) -> float:
+    """As `Environments.p_value`, for noise of any kind: the smaller p-value, doubled, of
+    Kruskal and Wallis's test for place and Brown and Forsythe's for spread."""
+    design = np.column_stack([table[list(causes)], np.ones(len(table))])
+    y = table[target].to_numpy(float)
+    left = pd.Series(y - design @ np.linalg.lstsq(design, y, rcond=None)[0])
+    groups = [part for _, part in left.groupby(np.asarray(environment))]
+    p = stats.kruskal(*groups).pvalue, stats.levene(*groups, center="median").pvalue
+    return float(min(1, 2 * min(p)))
 
 
 def icp(table: pd.DataFrame, target: str, environment, alpha: float = 0.05):

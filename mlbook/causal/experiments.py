@@ -1,7 +1,7 @@
 """What the chapter measures again and again: worlds to draw from, and shares of
 tables."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, combinations, permutations, product
 
 import networkx as nx
@@ -183,43 +183,67 @@ def units_tried(searches: dict[str, Callable], tables: int) -> pd.DataFrame:
 
 
 def total_effect(model: dict, x: str, y: str) -> float:
-    """By how much y rises when x is set one higher, in a linear model."""
+    """By how much y rises when x is set one higher, in a linear model.
+
+    Raises:
+        ValueError: it is not linear.
+    """
     noise = scm.draw_noise(model, 2)
-    high, low = (scm.simulate(model, 2, {x: v}, noise=noise)[y] for v in (1.0, 0.0))
-    return float((high - low).iloc[0])
+    at = [scm.simulate(model, 2, {x: v}, noise=noise)[y] for v in (0.0, 1.0, 2.0)]
+    rises = np.diff(at, axis=0)
+    if not np.allclose(rises, rises[0, 0]):
+        raise ValueError(f"{y} is no linear function of {x}")
+    return float(rises[0, 0])
 
 
-def possible_tried(seed: int, n: int) -> dict[str, np.ndarray]:
-    """Of a random linear model of eight variables and n rows of it: for how many
-    ordered pairs the true effect is the only one possible, is one of several, or is
-    none (within four standard errors).
+def exactly(model: dict, seed: int = 0, n: int = 50) -> pd.DataFrame:
+    """Rows of a linear model whose means, variances and covariances are those of its
+    distribution, so that a regression gives the coefficient in the limit."""
+    draws = np.random.default_rng(seed).standard_normal((n, len(model) + 1))
+    draws[:, 0] = 1
+    noise = n**0.5 * np.linalg.qr(draws)[0][:, 1:]
+    return scm.simulate(model, n, noise=pd.DataFrame(noise, columns=list(model)))
+
+
+def possible_tried(seed: int, rows: Iterable[int]) -> dict[str, np.ndarray]:
+    """Of a random linear model of eight variables: for how many ordered pairs the true
+    effect is the only one possible, is one of several, or is none, by the true CPDAG
+    and by those that PC finds in tables of `rows` rows. Regressions are exact, so that
+    the graph alone can err.
 
     Returns:
-        (3,) counts, for the true CPDAG and for that of PC.
+        graph → (3,) counts.
     """
     rng = np.random.default_rng(seed)
     truth = scm.random_dag(8, 10, rng)
     model = scm.random_scm(truth, "linear", rng)
-    table = scm.simulate(model, n, seed=seed)
-    graphs = {"true CPDAG": cpdag(truth), "PC's": constraint.pc(table, 0.01)}
+    table = exactly(model, seed)
+    graphs = {"true CPDAG": cpdag(truth)}
+    for n in rows:
+        data = scm.simulate(model, n, seed=seed)
+        graphs[f"PC's, {n:,} rows"] = constraint.pc(data, 0.01)
     counts = {name: np.zeros(3, int) for name in graphs}
     for x, y in permutations(truth, 2):
         effect = total_effect(model, x, y)
         for name, graph in graphs.items():
             found = effects.possible_effects(graph, table, x, y).values()
-            there = any(abs(v - effect) <= 4 * error + 1e-9 for v, error in found)
-            several = len({round(v, 9) for v, _ in found}) > 1
-            counts[name][int(several) if there else 2] += 1
+            found = np.array([value for value, _ in found])
+            there = np.isclose(found, effect, atol=1e-6)
+            counts[name][(1 - there.all()) if there.any() else 2] += 1
     return counts
 
 
-def stages_tried(seed: int, n: int = 1_000) -> list[float]:
-    """The effect 0.5 by least squares, by two stages with an instrument, and by two
-    stages with a variable that the confounder causes."""
+def stages_tried(seed: int, strength=1.0, direct=0.0, n: int = 1_000) -> list[float]:
+    """The effect 0.5 by least squares, by two stages with Z, and by two stages with a
+    variable that the confounder causes.
+
+    Args:
+        strength: of Z → X, direct: of Z → Y; an instrument has none of the second.
+    """
     rng = np.random.default_rng(seed)
     z, u, e, v, w = rng.standard_normal((5, n))
-    x, proxy = z + u + e, u + w
-    y = 0.5 * x + u + v
+    x, proxy = strength * z + u + e, u + w
+    y = 0.5 * x + direct * z + u + v
     sources = (x, z, proxy)
     return [effects.two_stage(y, x[:, None], s[:, None])[0][0] for s in sources]
 
@@ -233,11 +257,25 @@ def treated_by_choice(seed: int, curved_outcome: bool, curved_choice: bool, n=4_
     """
     rng = np.random.default_rng(seed)
     a, b = rng.standard_normal((2, n))
-    choice = (np.abs(a) - 0.8 if curved_choice else a) + b - 1
+    choice = (1.5 * np.abs(a) + 0.75 * a - 1.2 if curved_choice else a) + b - 1
     treat = rng.random(n) < 1 / (1 + np.exp(-choice))
     outcome = (a**2 if curved_outcome else a) + b + treat + rng.standard_normal(n)
     table = pd.DataFrame({"a": a, "b": b, "y": outcome})
     return table[treat], table[~treat]
+
+
+def three_ways(treated: pd.DataFrame, others: pd.DataFrame) -> dict[str, float]:
+    """The effect in `treated_by_choice` by a regression among the others alone, by
+    weights alone, and by both (`effects.doubly_robust`)."""
+    on = ["a", "b"]
+    x, z = (np.column_stack([t[on], np.ones(len(t))]) for t in (treated, others))
+    b = np.linalg.lstsq(z, others["y"], rcond=None)[0]
+    odds = effects.odds(treated, others, on)[1]
+    return {
+        "regression": float((treated["y"] - x @ b).mean()),
+        "weights": float(treated["y"].mean() - np.average(others["y"], weights=odds)),
+        "both, (2)": effects.doubly_robust(treated, others, "y", on)[0],
+    }
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
@@ -263,20 +301,26 @@ def changes(table: pd.DataFrame, width: int = 150, step: int = 5):
     return places, total
 
 
-def remembering(seed: int, memory: float, d: int = 10, n: int = 100):
-    """Series that remember `memory` of their last value, with d − 1 lagged links of 0.3.
+def remembering(
+    seed: int, memory: float, driver: float = 0.0, d: int = 10, n: int = 100
+):
+    """Series that remember `memory` of their last value, with d − 1 links of 0.3 and one
+    step; and one more series, if `driver` is not 0, which acts on all others with this
+    strength after one, two or three steps.
 
     Returns:
-        ((n, d), (d, d) whether the first acts on the second).
+        ((n, d or d + 1), (d, d) whether the first acts on the second).
     """
     rng = np.random.default_rng(seed)
     links = np.zeros((d, d), bool)
     while links.sum() < d - 1:
         links[tuple(sorted(rng.choice(d, 2, replace=False)))] = True
     x = rng.standard_normal((n + 100, d))
-    for t in range(1, n + 100):
-        x[t] += memory * x[t - 1] + 0.3 * x[t - 1] @ links
-    return x[100:], links
+    of_all, after = rng.standard_normal(n + 100), 1 + np.arange(d) % 3
+    for t in range(3, n + 100):
+        of_all[t] += memory * of_all[t - 1]
+        x[t] += memory * x[t - 1] + 0.3 * x[t - 1] @ links + driver * of_all[t - after]
+    return np.column_stack([x, of_all][: 1 + bool(driver)])[100:], links
 
 
 def first_lag(x: np.ndarray, effect: int, lags: int) -> np.ndarray:
@@ -287,27 +331,25 @@ def first_lag(x: np.ndarray, effect: int, lags: int) -> np.ndarray:
     return fit.pvalues[1 : x.shape[1] + 1]
 
 
-def links_judged(memory: float, tables: int, lags: int = 5, level: float = 0.05):
-    """How many links of lag 1 that are not there, and that are, are judged causal: in pairs
-    (given all other lags of the two), all at once (given all other lags of all series),
-    and by MCI; and in pairs over any of the lags, by Granger's test.
+def links_judged(memory: float, driver: float, tables: int, lags=5, level=0.05):
+    """Of `remembering`'s links of one step: how many that are not there, and that are,
+    are judged causal: in pairs (given all other lags of the two), all at once (given all
+    other lags of all series), and by MCI.
 
     Returns:
         one row for each method and table, columns "method", "false" and "found".
     """
     rows = []
     for seed in range(tables):
-        x, links = remembering(seed, memory)
+        x, links = remembering(seed, memory, driver)
         d = len(links)
         none = ~links & ~np.eye(d, dtype=bool)
-        names = "pairs, any lag", "pairs", "all at once"
-        p = {name: np.ones((d, d)) for name in names}
+        p = {name: np.ones((d, d)) for name in ("pairs", "all at once")}
         for j in range(d):
-            p["all at once"][:, j] = first_lag(x, j, lags)
+            p["all at once"][:, j] = first_lag(x, j, lags)[:d]
             for i in set(range(d)) - {j}:
                 p["pairs"][i, j] = first_lag(x[:, [i, j]], 1, lags)[0]
-                p["pairs, any lag"][i, j] = series.granger(x[:, i], x[:, j], lags)
-        p["MCI"] = series.mci(x, lags)[:, 0]
+        p["MCI"] = series.mci(x, lags)[:d, 0, :d]
         for name, values in p.items():
             judged = values < level
             rows.append((name, judged[none].mean(), judged[links].mean()))

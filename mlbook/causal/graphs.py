@@ -175,7 +175,17 @@ def is_forced(graph: nx.DiGraph, a, b) -> bool:
 
 def from_causal_learn(matrix: np.ndarray, names) -> nx.DiGraph:
     """A graph from causal-learn's matrix: −1 at [i, j] and 1 at [j, i] for i → j; −1 at
-    both for an edge without direction."""
+    both for an edge without direction.
+
+    Raises:
+        ValueError: other marks (hidden causes, circles), another shape, a name twice.
+    """
+    matrix, names = np.asarray(matrix), list(names)
+    if matrix.shape != (len(names), len(names)) or len(set(names)) < len(names):
+        raise ValueError(f"a matrix {matrix.shape} for the names {names}")
+    marks = {(int(matrix[i, j]), int(matrix[j, i])) for i, j in np.argwhere(matrix)}
+    if unknown := marks - {(-1, 1), (1, -1), (-1, -1)} or np.diag(matrix).any():
+        raise ValueError(f"marks that are no arrow and no plain edge: {unknown}")
     graph = nx.DiGraph()
     graph.add_nodes_from(names)
     graph.add_edges_from((names[i], names[j]) for i, j in np.argwhere(matrix == -1))

@@ -5,6 +5,7 @@ import gzip
 import io
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import networkx as nx
 import pandas as pd
@@ -122,3 +123,20 @@ def network_graph(model) -> nx.DiGraph:
     graph.add_nodes_from(model.nodes)
     graph.add_edges_from(model.edges)
     return graph
+
+
+def chance_if_done(network, do: dict, then: dict, given: str) -> float:
+    """P(then | do), back-door adjustment for `given` in a network's own tables.
+
+    Args:
+        network: of pgmpy, discrete; do, then: variable → its value.
+    """
+    from pgmpy.inference import VariableElimination  # slow to import
+
+    ask = partial(VariableElimination(network).query, show_progress=False)
+    prior, (name,) = ask([given]), then
+    chances = [
+        ask([name], evidence=do | {given: value}).get_value(**then)
+        for value in prior.state_names[given]
+    ]
+    return float(prior.values @ chances)

@@ -54,10 +54,12 @@ def draw_noise(
         ValueError: `kinds` names an unknown variable or noise, or n is no count.
     """
     rng = np.random.default_rng(seed)
+    if not isinstance(kinds, str | Mapping):
+        raise ValueError(f"noise is a name, names or a table, got {type(kinds)}")
     given = dict.fromkeys(scm, kinds) if isinstance(kinds, str) else kinds
     of = dict.fromkeys(scm, "Gaussian") | dict(given)
     if unknown := of.keys() - scm.keys():
-        raise ValueError(f"noise is for {sorted(unknown)[0]!r}, which the model lacks")
+        raise ValueError(f"noise is for {unknown.pop()!r}, which the model lacks")
     if unknown := set(of.values()) - NOISES.keys():
         raise ValueError(f"noise is {unknown.pop()!r}, which is none of {list(NOISES)}")
     check_count("n", n)
