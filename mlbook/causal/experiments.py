@@ -212,7 +212,8 @@ def possible_tried(seed: int, rows: Iterable[int]) -> dict[str, np.ndarray]:
     the graph alone can err.
 
     Returns:
-        graph → (3,) counts.
+        graph → (2, 3) counts: of pairs of which the first does not act on the second,
+        and of pairs of which it does.
     """
     rng = np.random.default_rng(seed)
     truth = scm.random_dag(8, 10, rng)
@@ -222,14 +223,14 @@ def possible_tried(seed: int, rows: Iterable[int]) -> dict[str, np.ndarray]:
     for n in rows:
         data = scm.simulate(model, n, seed=seed)
         graphs[f"PC's, {n:,} rows"] = constraint.pc(data, 0.01)
-    counts = {name: np.zeros(3, int) for name in graphs}
+    counts = {name: np.zeros((2, 3), int) for name in graphs}
     for x, y in permutations(truth, 2):
-        effect = total_effect(model, x, y)
+        effect, acts = total_effect(model, x, y), int(nx.has_path(truth, x, y))
         for name, graph in graphs.items():
             found = effects.possible_effects(graph, table, x, y).values()
             found = np.array([value for value, _ in found])
             there = np.isclose(found, effect, atol=1e-6)
-            counts[name][(1 - there.all()) if there.any() else 2] += 1
+            counts[name][acts, (1 - there.all()) if there.any() else 2] += 1
     return counts
 
 
