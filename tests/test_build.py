@@ -701,6 +701,9 @@ def test_notebooks_are_committed_as_they_should_be(path):
     assert longest.source.count("\n") < limit, (
         f"a visible cell of {limit} lines or more: {longest.source[:80]}"
     )
+    assert not re.search(r"[*`$\[]", book.cells[0].source.split("\n\n")[1]), (
+        "the first paragraph stands on the front page, as plain text"
+    )
     prose = "\n".join(
         cell.source for cell in book.cells if cell.cell_type == "markdown"
     )
