@@ -714,11 +714,7 @@ def test_series_that_remember():
     x, links = experiments.remembering(0, 0.9)
     assert x.shape == (100, 10) and links.sum() == 9 and np.isfinite(x).all()
     judged = experiments.links_judged(0.0, 0.0, 2)
-    assert list(judged["method"].unique()) == [
-        "pairs",
-        "all at once",
-        "MCI",
-    ]
+    assert list(judged["method"].unique()) == ["pairs", "all at once", "MCI"]
     assert judged[["false", "found"]].to_numpy().max() <= 1
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from mlbook.causal import effects, experiments, real, scm, series
-from mlbook.causal.graphs import cpdag, from_causal_learn
+from mlbook.causal.graphs import cpdag
 from mlbook.common import packaged
 
 
@@ -486,15 +486,6 @@ def test_either_alone_is_off_where_its_model_is_wrong():
 
     assert off(True, False)["regression"] > 6 > 4 > off(True, False)["weights"]
     assert off(False, True)["weights"] > 6 > 4 > off(False, True)["regression"]
-
-
-@pytest.mark.parametrize(
-    "wrong", [[[0, 2], [1, 0]], [[0, 1], [1, 0]], [[-1, 0], [0, 0]], [[0, -1]]]
-)
-def test_marks_of_causal_learn_that_are_no_edge(wrong):
-    with pytest.raises(ValueError):
-        from_causal_learn(wrong, ["a", "b"])
-    assert set(from_causal_learn([[0, -1], [1, 0]], ["a", "b"]).edges) == {("a", "b")}
 
 
 def test_series_with_a_common_driver():

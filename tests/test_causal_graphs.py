@@ -12,6 +12,7 @@ from mlbook.causal.graphs import (
     adjustment_sets,
     cpdag,
     d_separated,
+    from_causal_learn,
     is_open,
     markov_equivalent,
     meek,
@@ -281,3 +282,12 @@ def test_what_adjustment_refuses():
     with pytest.raises(ValueError, match="17 nodes have too many subsets"):
         adjustment_sets(graph, "X", "Y")
     assert adjustment_sets(graph, "X", "Y", among=[]) == [set()]
+
+
+@pytest.mark.parametrize(
+    "wrong", [[[0, 2], [1, 0]], [[0, 1], [1, 0]], [[-1, 0], [0, 0]], [[0, -1]]]
+)
+def test_marks_of_causal_learn_that_are_no_edge(wrong):
+    with pytest.raises(ValueError):
+        from_causal_learn(wrong, ["a", "b"])
+    assert set(from_causal_learn([[0, -1], [1, 0]], ["a", "b"]).edges) == {("a", "b")}

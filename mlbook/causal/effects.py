@@ -95,9 +95,9 @@ def _columns(table: pd.DataFrame, x, y, given) -> pd.DataFrame:
 
 
 def robustness(table: pd.DataFrame, x: str, y: str, given=()) -> float:
-    """How strong a hidden confounder would have to be to explain `adjust`'s effect away:
-    the share of what is left of x and of y that it must explain in both (Cinelli &
-    Hazlett 2020, "robustness value").
+    """How strong a hidden confounder would have to be to bring `adjust`'s estimate to 0,
+    if it explains equal shares of what `given` leaves of x and of what `given` and x
+    leave of y: that share (Cinelli & Hazlett 2020, "robustness value").
 
     Raises:
         ValueError: as `adjust`.
